@@ -1,0 +1,72 @@
+# Set-up and checks. Needs Python 3.10 or newer with pip, venv and headers, and a C compiler; everything else
+# goes into .venv. Another Python: make PYTHON=python3.13 build (after `make clean` when .venv exists).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# protoc and cython-lint find the programs that they start by PATH.
+WITH_PATH := PATH="$(CURDIR)/$(BIN):$$PATH"
+PROTO := $(WITH_PATH) $(BIN)/python proto/generate.py
+PYX := $(wildcard src/liftbridge/*.pyx src/liftbridge/*/*.pyx)
+SOURCES := $(PYX) $(wildcard src/liftbridge/*.pxd src/liftbridge/*.pxi src/liftbridge/*.h) setup.py pyproject.toml
+
+.PHONY: help run build dev test check proto bench wheel clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make build   make .venv with liftbridge in it"
+	@echo "make run     build, and start a server with an embedded NATS server (liftbridge dev)"
+	@echo "make test    run the tests"
+	@echo "make check   format, lint, types, layers, generated code"
+	@echo "make proto   write src/liftbridge/proto from proto/*.proto"
+	@echo "make bench   measure this machine (benchmarks/README.md)"
+	@echo "make wheel   build sdist and wheel into dist, try the wheel in a clean environment"
+	@echo "make clean   remove everything that was made, .venv too; ./data stays"
+
+run: build
+	$(BIN)/liftbridge dev
+
+build: $(VENV)/.built
+
+dev: $(VENV)/.test $(VENV)/.check
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet "pip>=25.1"
+	touch $@
+
+$(VENV)/.built: $(VENV)/.made $(SOURCES)
+	$(PIP) install --quiet --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.built
+	$(PIP) install --quiet --group test --group proto
+	touch $@
+
+$(VENV)/.check: $(VENV)/.built
+	$(PIP) install --quiet --group check --group proto --group wheel
+	touch $@
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(WITH_PATH) $(BIN)/cython-lint src/liftbridge
+	$(PROTO) --check
+
+proto: $(VENV)/.check
+	$(PROTO)
+
+bench: build
+	$(BIN)/python benchmarks/run.py
+
+wheel: $(VENV)/.check
+	$(BIN)/python .ci/wheel.py
+
+clean:
+	rm -rf $(VENV) build dist src/liftbridge.egg-info
+	rm -f $(PYX:.pyx=.c) src/liftbridge/*.so src/liftbridge/*/*.so

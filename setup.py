@@ -1,0 +1,45 @@
+"""Builds the C cores: log, wire, load generator. Everything else about the package is in pyproject.toml."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+if sys.platform == "win32":
+    raise SystemExit("liftbridge runs on Linux and macOS only; its log needs POSIX file calls")
+
+# Assertions of the C core are part of the product, so NDEBUG is never defined for it. Debug information,
+# which many Pythons ask for, would make the libraries four times larger and the build a quarter slower.
+FLAGS = ["-O3", "-g0", "-UNDEBUG", "-fno-strict-aliasing", "-Wall", "-Wno-unused-function"]
+if os.environ.get("LIFTBRIDGE_SANITIZE"):
+    FLAGS = ["-O1", "-g", "-UNDEBUG", f"-fsanitize={os.environ['LIFTBRIDGE_SANITIZE']}"]
+
+SHARED = sorted(path for kind in ("*.pxd", "*.pxi", "*.h") for path in Path("src/liftbridge").glob(kind))
+EXTENSIONS = [
+    Extension(
+        f"liftbridge.{name}",
+        [f"src/liftbridge/{name.replace('.', '/')}.pyx"],
+        extra_compile_args=FLAGS,
+        extra_link_args=FLAGS if "sanitize" in FLAGS[-1] else [],
+        depends=[str(path) for path in SHARED],
+    )
+    for name in ("_log", "_wire", "bench._load")
+]
+
+CORES = os.cpu_count() or 1
+
+setup(
+    ext_modules=cythonize(
+        EXTENSIONS,
+        include_path=["src"],
+        # A worker that is not forked would run this file again.
+        nthreads=CORES if multiprocessing.get_start_method() == "fork" else 0,
+        compiler_directives={"language_level": "3", "embedsignature": True, "warn.unused": True},
+    ),
+    options={"build_ext": {"parallel": CORES}},
+)

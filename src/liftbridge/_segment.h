@@ -1,0 +1,302 @@
+/*
+ * A segment file under the hands: bounded reads into a window, walks over batches, whole writes.
+ *
+ * A window is a stretch of one file in memory. Every walk asks it for the next batch; what it hands out has been
+ * checked against the bounds of the file and against its checksum. Asking may move the bytes in memory, so a walk
+ * that has kept pointers into the window stops where the window ends instead of asking for more.
+ *
+ * Nothing here touches Python; all of it runs with the GIL released.
+ */
+#ifndef LIFTBRIDGE_SEGMENT_H
+#define LIFTBRIDGE_SEGMENT_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "_batch.h"
+
+#define WINDOW_AHEAD (1024 * 1024) /* bytes a scan reads at a time */
+
+typedef struct {
+    int fd;
+    int nowait;         /* read only what is in the page cache */
+    uint8_t *data;      /* the bytes [position, position + length) of the file */
+    size_t capacity, length, ahead;
+    uint64_t position;
+    uint64_t end;       /* of the data in the file */
+    int error;          /* errno of a failed call, else 0 */
+    const char *reason; /* what is wrong with the bytes at bad_at, else NULL */
+    uint64_t bad_at;
+} window;
+
+/* Writes everything or returns the errno. */
+static int write_all(int fd, const uint8_t *data, size_t length, uint64_t position)
+{
+    while (length) {
+        ssize_t n = pwrite(fd, data, length, (off_t)position);
+        if (n < 0) {
+            if (errno == EINTR)
+                continue;
+            return errno;
+        }
+        if (n == 0)
+            return EIO;
+        data += n;
+        length -= (size_t)n;
+        position += (size_t)n;
+    }
+    return 0;
+}
+
+static int truncate_to(int fd, uint64_t length)
+{
+    int rc;
+    while ((rc = ftruncate(fd, (off_t)length)) < 0 && errno == EINTR) {
+    }
+    return rc < 0 ? errno : 0;
+}
+
+static ssize_t read_cached(int fd, uint8_t *data, size_t length, uint64_t position)
+{
+#if defined(RWF_NOWAIT)
+    static int supported = 1; /* a race only repeats the discovery */
+    if (supported) {
+        struct iovec part = {data, length};
+        ssize_t n = preadv2(fd, &part, 1, (off_t)position, RWF_NOWAIT);
+        if (n >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL))
+            return n;
+        if (errno == ENOSYS)
+            supported = 0;
+    }
+#endif
+    return pread(fd, data, length, (off_t)position);
+}
+
+/* Fills the window up to `length` bytes; true when it has at least `needed` of them. */
+static int window_fill(window *w, size_t needed, size_t length)
+{
+    while (w->length < needed) {
+        uint8_t *to = w->data + w->length;
+        uint64_t at = w->position + w->length;
+        size_t more = length - w->length;
+        ssize_t n = w->nowait ? read_cached(w->fd, to, more, at) : pread(w->fd, to, more, (off_t)at);
+        if (n < 0) {
+            if (errno == EINTR)
+                continue;
+            w->error = errno;
+            return 0;
+        }
+        if (n == 0) {
+            w->reason = "the file is shorter than its data";
+            w->bad_at = at;
+            return 0;
+        }
+        w->length += (size_t)n;
+    }
+    return 1;
+}
+
+static inline int window_holds(const window *w, uint64_t position, size_t length)
+{
+    return position >= w->position && position + length <= w->position + w->length;
+}
+
+/* The `needed` bytes at `position`, which lie before w->end; NULL with w->error or w->reason set. */
+static const uint8_t *window_at(window *w, uint64_t position, size_t needed)
+{
+    if (window_holds(w, position, needed))
+        return w->data + (position - w->position);
+    if (position >= w->position && position < w->position + w->length) {
+        w->length -= position - w->position;
+        memmove(w->data, w->data + (position - w->position), w->length);
+    } else {
+        w->length = 0;
+    }
+    w->position = position;
+    size_t length = needed > w->ahead ? needed : w->ahead;
+    if (length > w->end - position)
+        length = w->end - position;
+    if (length > w->capacity) {
+        uint8_t *data = realloc(w->data, length);
+        if (data == NULL) {
+            w->error = ENOMEM;
+            return NULL;
+        }
+        w->data = data;
+        w->capacity = length;
+    }
+    return window_fill(w, needed, length) ? w->data : NULL;
+}
+
+static const uint8_t *window_bad(window *w, uint64_t position, const char *reason)
+{
+    w->reason = reason;
+    w->bad_at = position;
+    return NULL;
+}
+
+/* The checked batch at `position`; NULL with w->error or w->reason set. */
+static const uint8_t *window_batch(window *w, uint64_t position, batch_info *info)
+{
+    const char *reason;
+    if (w->end - position < BATCH_HEADER)
+        return window_bad(w, position, "the file ends inside its header");
+    const uint8_t *p = window_at(w, position, BATCH_HEADER);
+    if (p == NULL)
+        return NULL;
+    uint32_t length = batch_length(p);
+    if (length == 0)
+        return window_bad(w, position, "its magic number or its length is wrong");
+    if (length > w->end - position)
+        return window_bad(w, position, "the file ends inside it");
+    p = window_at(w, position, length);
+    if (p == NULL)
+        return NULL;
+    reason = batch_check(p, length, info);
+    return reason == NULL ? p : window_bad(w, position, reason);
+}
+
+/* Whether the batch at `position` can be had without moving the window. */
+static int window_holds_batch(const window *w, uint64_t position)
+{
+    if (!window_holds(w, position, BATCH_HEADER))
+        return 0;
+    uint32_t length = batch_length(w->data + (position - w->position));
+    return length != 0 && window_holds(w, position, length);
+}
+
+/*
+ * Collects the records with first <= offset < limit from `position` on: whole batches until their frames reach
+ * `soft` bytes, a part of a batch when they reach `hard`. Adds the frames' bytes to *total, sets *next to where the
+ * next read should begin. Returns 0; or -1 with w->error or w->reason set, and then the list is empty.
+ */
+static int collect_forward(window *w, uint64_t position, int64_t first, int64_t limit, size_t prefix_len,
+                           size_t soft, size_t hard, record_list *list, size_t *total, int64_t *next)
+{
+    batch_info info;
+    while (position < w->end && *total < soft) {
+        if (list->count && !window_holds_batch(w, position))
+            break;
+        size_t i = list->count;
+        const uint8_t *batch = window_batch(w, position, &info);
+        if (batch != NULL) {
+            const char *reason = batch_records(batch, &info, first, limit, list);
+            if (reason != NULL)
+                batch = window_bad(w, position, reason);
+        }
+        if (batch == NULL) {
+            if (list->count == 0)
+                return -1;
+            break; /* deliver what is good; the next read begins at the bad batch */
+        }
+        for (; i < list->count; i++) {
+            *total += frame_measure(&list->refs[i], prefix_len);
+            if (*total >= hard && i + 1 < list->count) {
+                list->count = i + 1;
+                *next = list->refs[i].offset + 1;
+                return 0;
+            }
+        }
+        position += info.length;
+        int64_t after = info.base_offset + info.last_delta + 1;
+        if (after > *next)
+            *next = after < limit ? after : limit;
+        if (after >= limit)
+            break;
+    }
+    return 0;
+}
+
+/*
+ * Collects the records with floor <= offset <= last from the batches in [position, stop), then drops from the front
+ * until the frames of the rest fit about `hard` bytes, at least one kept. Sets *next to where the next reverse read
+ * should begin. Returns as collect_forward.
+ */
+static int collect_reverse(window *w, uint64_t position, uint64_t stop, int64_t floor, int64_t last,
+                           size_t prefix_len, size_t hard, record_list *list, size_t *total, int64_t *next)
+{
+    batch_info info;
+    int64_t before = last; /* everything from here to `last` has been looked at */
+    if (window_at(w, position, stop - position) == NULL)
+        return -1;
+    for (uint64_t at = position; at < stop; at += info.length) {
+        const uint8_t *batch = window_batch(w, at, &info);
+        const char *reason;
+        if (batch == NULL)
+            return -1;
+        if (at == position)
+            before = info.base_offset - 1;
+        if (info.base_offset > last)
+            break;
+        reason = batch_records(batch, &info, floor, last + 1, list);
+        if (reason != NULL) {
+            window_bad(w, at, reason);
+            return -1;
+        }
+    }
+    size_t start = list->count;
+    while (start > 0 && (start == list->count || *total < hard))
+        *total += frame_measure(&list->refs[--start], prefix_len);
+    *next = start > 0 ? list->refs[start].offset - 1 : before;
+    memmove(list->refs, list->refs + start, (list->count - start) * sizeof *list->refs);
+    list->count -= start;
+    return 0;
+}
+
+static void write_frames(uint8_t *out, const record_list *list, int reverse, const uint8_t *prefix, size_t prefix_len)
+{
+    for (size_t i = 0; i < list->count; i++)
+        out = frame_write(out, &list->refs[reverse ? list->count - 1 - i : i], prefix, prefix_len);
+}
+
+/* Whether the 80 bytes at p agree with each other that a batch of `length` bytes with this offset begins here. */
+static int header_agrees(const uint8_t *p, uint32_t length, int64_t offset)
+{
+    return load_u32(p + 76) == length - BATCH_HEADER && load_u16(p + 14) == BATCH_VERSION &&
+           (int64_t)load_u64(p + 16) == offset;
+}
+
+/*
+ * The first position >= start at which a whole valid batch with an offset >= next_offset lies; UINT64_MAX for none.
+ *
+ * A batch that is bad at `start` itself, but whose header agrees with itself, is passed over as a whole: a payload
+ * in it may look like a batch, by chance or by malice, and must not turn a torn write into damage.
+ */
+static uint64_t find_batch_from(window *w, uint64_t start, int64_t next_offset)
+{
+    static const uint32_t magic = BATCH_MAGIC;
+    batch_info info;
+    uint64_t position = start;
+    while (position < w->end && w->end - position > BATCH_HEADER) {
+        const uint8_t *p = window_at(w, position, BATCH_HEADER);
+        if (p == NULL)
+            return UINT64_MAX;
+        size_t stretch = w->length - (position - w->position) - (BATCH_HEADER - 1); /* where a header still fits */
+        const uint8_t *hit = memchr(p, (int)(magic & 0xFF), stretch);
+        if (hit == NULL) {
+            position += stretch;
+            continue;
+        }
+        position += (size_t)(hit - p);
+        uint32_t length = batch_length(hit);
+        uint64_t skip = position == start && length && header_agrees(hit, length, next_offset) ? length : 1;
+        /* The cheap fields first: arbitrary payloads must not cost a checksum per magic number in them. */
+        if (length && length <= w->end - position && load_u32(hit + 76) == length - BATCH_HEADER &&
+            (int64_t)load_u64(hit + 16) >= next_offset) {
+            if (window_batch(w, position, &info) != NULL)
+                return position;
+            if (w->error)
+                return UINT64_MAX;
+            w->reason = NULL;
+        }
+        position += skip;
+    }
+    return UINT64_MAX;
+}
+
+#endif

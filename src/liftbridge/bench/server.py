@@ -1,0 +1,190 @@
+"""The server under test: one of our own, gone after the benchmark, or one that runs already.
+
+Our own is the real thing, `liftbridge` with an embedded NATS as a child process, with a data directory made
+for it. Its NATS gets the limits that an embedded NATS has by default, on ports of the loopback that the
+system chooses. It is given no variables LIFTBRIDGE_*, which would change what is measured without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import trio
+
+from liftbridge.bench.errors import BenchError
+from liftbridge.nats.embedded import MAX_PENDING_BYTES, WRITE_DEADLINE_SECONDS
+
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+LAST_LINES = 15
+
+_SERVING = re.compile(r"serving clients on (\S+):(\d+) as server")
+_NATS = re.compile(r"the embedded NATS server listens on (nats://\S+)")
+
+
+@dataclass(frozen=True)
+class ServerUnderTest:
+    """Where the server is, and the processes behind it, as far as they are known.
+
+    Attributes:
+        sync: the sync policy of streams, or what is known of it.
+        directory: where its data is, None if that is not known; the disk there is the one that counts.
+    """
+
+    grpc: tuple[str, int]
+    nats: tuple[str, int]
+    sync: str
+    pid: int | None = None
+    nats_pid: int | None = None
+    directory: Path | None = None
+
+    @property
+    def pids(self) -> dict[str, int | None]:
+        """Processes to measure, by the name of their figure."""
+        return {"server": self.pid, "nats": self.nats_pid}
+
+
+def address(text: str, default_port: int) -> tuple[str, int]:
+    """Return host and port of `host`, `host:port`, `[ipv6]:port` or a URL with one of them.
+
+    Raises:
+        BenchError: it is something else.
+    """
+    try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host:
+        raise BenchError(f"{text!r} is no address; write host:port")
+    return host, default_port if port is None else port
+
+
+@asynccontextmanager
+async def own_server(sync: str, parent: Path) -> AsyncIterator[ServerUnderTest]:
+    """Run a server for the block; nothing of it is left afterwards.
+
+    Args:
+        sync: `streams.sync.policy`.
+        parent: an existing directory; the data directory is made in it, and so on its disk.
+
+    Raises:
+        BenchError: it does not start, or ends during the block; the text has its last log lines.
+    """
+    with tempfile.TemporaryDirectory(prefix="liftbridge-bench-", dir=parent) as name:
+        directory = Path(name).resolve()
+        process = await trio.lowlevel.open_process(
+            _command(directory, sync),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={key: value for key, value in os.environ.items() if not key.startswith("LIFTBRIDGE_")},
+            start_new_session=True,  # Ctrl-C is for us: the server is stopped after its load
+        )
+        try:
+            async with trio.open_nursery() as nursery:
+                log = _Log(process)
+                nursery.start_soon(log.read)
+                with trio.move_on_after(START_SECONDS):
+                    await log.serving.wait()
+                if not log.serving.is_set():
+                    raise BenchError(f"the server did not start within {START_SECONDS:.0f} s{log.tail()}")
+                assert log.grpc is not None and log.nats is not None
+                yield ServerUnderTest(log.grpc, log.nats, sync, process.pid, _nats_pid(directory), directory)
+                log.ending = True
+                await _stop(process)
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await _stop(process)
+
+
+def _command(directory: Path, sync: str) -> list[str]:
+    """Write the configuration of a server into `directory`; returns the command line that starts it."""
+    nats = directory / "nats.conf"
+    nats_settings = {
+        "host": "127.0.0.1",
+        "port": -1,
+        "max_pending": MAX_PENDING_BYTES,
+        "write_deadline": f"{WRITE_DEADLINE_SECONDS}s",
+    }
+    nats.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in nats_settings.items()))
+    settings = {
+        "listen": "127.0.0.1:0",
+        "data.dir": str(directory / "data"),
+        "nats.embedded": True,
+        "nats.embedded.config": str(nats),
+        "clustering.raft.bootstrap.seed": True,
+        "streams.sync.policy": sync,
+    }
+    config = directory / "liftbridge.yaml"
+    config.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items()))
+    return [sys.executable, "-m", "liftbridge.cli.main", "--config", str(config)]
+
+
+def _nats_pid(directory: Path) -> int | None:
+    """The process id of the embedded NATS server, from the name of the file in which it lists its ports."""
+    for path in (directory / "data" / "nats" / "ports").glob("*.ports"):
+        pid = path.stem.rpartition("_")[2]
+        if pid.isdigit():
+            return int(pid)
+    return None
+
+
+class _Log:
+    """Reads what the server prints: where it listens, and its last lines for when something goes wrong."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.serving = trio.Event()
+        self.ending = False
+        self.grpc: tuple[str, int] | None = None
+        self.nats: tuple[str, int] | None = None
+        self._process = process
+        self._lines: deque[str] = deque(maxlen=LAST_LINES)
+
+    def tail(self) -> str:
+        """The last lines, to go behind an error."""
+        return "; its last lines:\n" + "\n".join(self._lines) if self._lines else "; it printed nothing"
+
+    async def read(self) -> None:
+        """Read until the server ends. Raises BenchError if it was not asked to."""
+        assert self._process.stderr is not None
+        pending = b""
+        async with self._process.stderr as stderr:
+            async for chunk in stderr:
+                *lines, pending = (pending + chunk).split(b"\n")
+                for line in lines:
+                    self._take(line.decode("utf-8", "replace"))
+        if not self.ending:
+            status = await self._process.wait()
+            raise BenchError(f"the server ended by itself with status {status}{self.tail()}")
+
+    def _take(self, line: str) -> None:
+        self._lines.append(line)
+        if found := _NATS.search(line):
+            self.nats = address(found[1], 4222)
+        if found := _SERVING.search(line):
+            self.grpc = (found[1], int(found[2]))
+            self.serving.set()
+
+
+async def _stop(process: trio.Process) -> None:
+    """SIGTERM, and SIGKILL when that does not end it in time."""
+    if process.poll() is None:
+        process.terminate()
+        with trio.move_on_after(STOP_SECONDS):
+            await process.wait()
+        if process.poll() is None:
+            process.kill()
+    await process.wait()

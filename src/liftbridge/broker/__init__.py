@@ -1,0 +1,1 @@
+"""The Trio glue: one file per role of the server."""

@@ -1,0 +1,320 @@
+"""The servicer of the client API: every RPC, its checks in their order, and the status each failure has.
+
+Handlers are thin: they check, translate between protobuf and the broker's own objects, and leave the work to
+the controller (metadata), the publisher (publishing) and the subscriptions. Which RPCs exist but are not
+served yet is decided by not overriding them: the gRPC layer answers UNIMPLEMENTED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import trio
+
+from liftbridge.broker.config import Config
+from liftbridge.broker.controller import Controller
+from liftbridge.broker.partition import Partition, State
+from liftbridge.broker.publisher import (
+    Call,
+    NatsPermissionError,
+    NatsUnavailableError,
+    NotAnAckError,
+    Publisher,
+    PublishRefusedError,
+)
+from liftbridge.broker.streams import Streams
+from liftbridge.broker.subscriptions import deliver, ended, resolve
+from liftbridge.metadata.errors import MetadataError
+from liftbridge.metadata.model import Stream, settings_of_request
+from liftbridge.metadata.validation import check_ack_inbox, check_publish_subject, shown
+from liftbridge.proto import api_grpc, api_pb2
+from liftbridge.rpc import Frames, Request, RpcFailedError, StatusCode, raw_requests, rpc_error
+
+# What PublishAsync waits for acks that are on their way when the client has sent its last message.
+LAST_ACKS_SECONDS = 5.0
+# How long CreateStream waits for the leaders when the caller sets no deadline.
+LEADERS_SECONDS = 5.0
+
+
+@dataclass
+class Self:
+    """What this server says of itself in metadata: id and advertised address."""
+
+    id: str
+    host: str
+    port: int
+
+
+class ApiServicer(api_grpc.APIServicer):
+    """The service proto.API."""
+
+    def __init__(
+        self, config: Config, own: Self, controller: Controller, streams: Streams, publisher: Publisher
+    ) -> None:
+        self._config = config
+        self._own = own
+        self._controller = controller
+        self._streams = streams
+        self._publisher = publisher
+
+    # -- streams ---------------------------------------------------------------------------------------
+
+    async def CreateStream(
+        self, input_message: api_pb2.CreateStreamRequest, request: Request
+    ) -> api_pb2.CreateStreamResponse:
+        if input_message.partitions > self._streams.room:
+            raise rpc_error(
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"this server has room for {self._streams.room} more partitions, not for "
+                f"{input_message.partitions}; raise its limit of open files (ulimit -n) for more",
+            )
+        try:
+            stream = await self._controller.create_stream(
+                name=input_message.name,
+                subject=input_message.subject,
+                group=input_message.group,
+                replication_factor=input_message.replicationFactor,
+                partitions=input_message.partitions,
+                settings=settings_of_request(input_message),
+            )
+        except MetadataError as error:
+            raise _status(error) from error
+        with trio.move_on_after(LEADERS_SECONDS):
+            await self._streams.settled(stream)
+        return api_pb2.CreateStreamResponse()
+
+    async def DeleteStream(
+        self, input_message: api_pb2.DeleteStreamRequest, request: Request
+    ) -> api_pb2.DeleteStreamResponse:
+        try:
+            await self._controller.delete_stream(input_message.name)
+        except MetadataError as error:
+            raise _status(error) from error
+        return api_pb2.DeleteStreamResponse()
+
+    # -- metadata --------------------------------------------------------------------------------------
+
+    async def FetchMetadata(
+        self, input_message: api_pb2.FetchMetadataRequest, request: Request
+    ) -> api_pb2.FetchMetadataResponse:
+        state = self._controller.state
+        load = state.load(self._own.id)
+        response = api_pb2.FetchMetadataResponse()
+        response.brokers.add(
+            id=self._own.id,
+            host=self._own.host,
+            port=self._own.port,
+            partitionCount=load.partitions,
+            leaderCount=load.leaders,
+        )
+        for name in input_message.streams or list(state.streams):
+            entry = response.streamMetadata.add(name=name)
+            stream = state.streams.get(name)
+            if stream is None:
+                entry.error = api_pb2.StreamMetadata.UNKNOWN_STREAM
+            else:
+                self._describe_stream(entry, stream)
+        for group in input_message.groups:
+            response.groupMetadata.add(groupId=group, error=api_pb2.ConsumerGroupMetadata.UNKNOWN_GROUP)
+        return response
+
+    async def FetchPartitionMetadata(
+        self, input_message: api_pb2.FetchPartitionMetadataRequest, request: Request
+    ) -> api_pb2.FetchPartitionMetadataResponse:
+        partition = self._find(input_message.stream, input_message.partition)
+        if partition.state is not State.LEADING:
+            raise rpc_error(
+                StatusCode.FAILED_PRECONDITION,
+                f"Server not partition leader: {ended(partition).status.status_message}",
+            )
+        response = api_pb2.FetchPartitionMetadataResponse()
+        self._describe_partition(response.metadata, partition)
+        return response
+
+    def _describe_stream(self, entry: api_pb2.StreamMetadata, stream: Stream) -> None:
+        entry.subject = stream.subject
+        entry.creationTimestamp = stream.creation_ns
+        for model in stream.partitions:
+            partition = self._streams.partition(stream.name, model.id)
+            if partition is not None:
+                self._describe_partition(entry.partitions[model.id], partition)
+
+    def _describe_partition(self, entry: api_pb2.PartitionMetadata, partition: Partition) -> None:
+        model = partition.model
+        entry.id = model.id
+        entry.leader = model.leader
+        entry.replicas.extend(model.replicas)
+        entry.isr.extend(model.isr)
+        entry.highWatermark = partition.high_watermark
+        entry.newestOffset = partition.newest_offset
+        entry.paused = model.paused
+        entry.readonly = model.readonly
+        entry.messagesReceivedTimestamps.firstTimestamp = partition.received.first
+        entry.messagesReceivedTimestamps.latestTimestamp = partition.received.latest
+        # Present, and empty, as long as nothing was paused or made readonly.
+        entry.pauseTimestamps.SetInParent()
+        entry.readonlyTimestamps.SetInParent()
+
+    # -- subscribing -----------------------------------------------------------------------------------
+
+    async def Subscribe(
+        self, input_message: api_pb2.SubscribeRequest, request: Request
+    ) -> AsyncIterator[Frames]:
+        if input_message.consumer.groupId:
+            if not input_message.consumer.consumerId:
+                raise rpc_error(
+                    StatusCode.INVALID_ARGUMENT, "a consumer needs a consumerId beside its groupId"
+                )
+            raise rpc_error(StatusCode.UNIMPLEMENTED, "consumer groups are not implemented yet")
+        partition = self._find(input_message.stream, input_message.partition)
+        while partition.state is State.OPENING:
+            await partition.settled.wait()
+        if partition.state is not State.LEADING:
+            raise ended(partition)
+        async for frames in deliver(partition, await resolve(partition, input_message)):
+            yield frames
+
+    def _find(self, stream: str, partition_id: int) -> Partition:
+        partition = self._streams.partition(stream, partition_id)
+        if partition is None:
+            if stream in self._controller.state.streams:
+                raise rpc_error(
+                    StatusCode.NOT_FOUND,
+                    f"No such partition: stream {shown(stream)} has no partition {partition_id}",
+                )
+            raise rpc_error(StatusCode.NOT_FOUND, f"No such partition: there is no stream {shown(stream)}")
+        return partition
+
+    # -- publishing ------------------------------------------------------------------------------------
+
+    async def Publish(
+        self, input_message: api_pb2.PublishRequest, request: Request
+    ) -> api_pb2.PublishResponse:
+        stream = self._check_publish(input_message)
+        subject = stream.partition_subject(input_message.partition)
+        message = api_pb2.Message(
+            offset=input_message.expectedOffset,
+            key=input_message.key,
+            value=input_message.value,
+            stream=input_message.stream,
+            subject=subject,
+            headers=input_message.headers,
+            ackInbox=input_message.ackInbox,
+            correlationId=input_message.correlationId,
+            ackPolicy=input_message.ackPolicy,
+        )
+        ack = await self._publish(subject, message, request)
+        if ack is None:
+            return api_pb2.PublishResponse()
+        if ack.ackError != api_pb2.Ack.OK:
+            raise _refusal(ack)
+        return api_pb2.PublishResponse(ack=ack)
+
+    async def PublishToSubject(
+        self, input_message: api_pb2.PublishToSubjectRequest, request: Request
+    ) -> api_pb2.PublishToSubjectResponse:
+        try:
+            check_publish_subject(input_message.subject.encode())
+        except MetadataError as error:
+            raise rpc_error(StatusCode.UNKNOWN, error.text) from error
+        message = api_pb2.Message(
+            key=input_message.key,
+            value=input_message.value,
+            subject=input_message.subject,
+            headers=input_message.headers,
+            ackInbox=input_message.ackInbox,
+            correlationId=input_message.correlationId,
+            ackPolicy=input_message.ackPolicy,
+        )
+        ack = await self._publish(input_message.subject, message, request)
+        return api_pb2.PublishToSubjectResponse(ack=ack)
+
+    def _check_publish(self, message: api_pb2.PublishRequest) -> Stream:
+        if not message.stream:
+            raise rpc_error(StatusCode.INVALID_ARGUMENT, "a publish needs the name of a stream")
+        stream = self._controller.state.streams.get(message.stream)
+        if stream is None:
+            raise rpc_error(StatusCode.NOT_FOUND, f"there is no stream {shown(message.stream)}")
+        if not 0 <= message.partition < len(stream.partitions):
+            raise rpc_error(
+                StatusCode.NOT_FOUND,
+                f"No such partition: stream {shown(message.stream)} has no partition {message.partition}",
+            )
+        route = self._streams.routes.get(message.stream.encode())
+        if route is not None and route.check_offsets and message.ackPolicy == api_pb2.NONE:
+            raise rpc_error(
+                StatusCode.INVALID_ARGUMENT, "stream with concurrency control must have AckPolicy set"
+            )
+        return stream
+
+    async def _publish(self, subject: str, message: api_pb2.Message, request: Request) -> api_pb2.Ack | None:
+        """Publish, and wait for the ack when the message wants one and the caller has a deadline."""
+        if message.ackPolicy not in api_pb2.AckPolicy.values():
+            raise rpc_error(
+                StatusCode.INVALID_ARGUMENT,
+                f"unknown ack policy {message.ackPolicy}; it is LEADER, ALL or NONE",
+            )
+        try:
+            if message.ackInbox:
+                check_ack_inbox(message.ackInbox.encode())
+            if message.ackPolicy == api_pb2.NONE or not request.context.has_deadline:
+                await self._publisher.publish(subject, message)
+                return None
+            return await self._publisher.publish_and_wait(subject, message)
+        except MetadataError as error:
+            raise _status(error) from error
+        except (PublishRefusedError, NatsUnavailableError, NatsPermissionError, NotAnAckError) as error:
+            raise rpc_error(StatusCode.UNKNOWN, str(error)) from error
+
+    @raw_requests
+    async def PublishAsync(self, input_messages: AsyncIterator[Frames], request: Request) -> None:
+        async with self._publisher.call() as call:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_answers, call, request)
+                await self._take_requests(call, input_messages)
+                with trio.move_on_after(LAST_ACKS_SECONDS):
+                    while call.messages.outstanding:
+                        await call.room.wait()
+                call.closing = True
+                call.news.set()
+
+    async def _take_requests(self, call: Call, requests: AsyncIterator[Frames]) -> None:
+        async for frames in requests:
+            try:
+                await self._publisher.send_requests(call, frames.data)
+            except ValueError as error:
+                raise rpc_error(StatusCode.INTERNAL, f"the call is broken: {error}") from error
+
+    async def _send_answers(self, call: Call, request: Request) -> None:
+        """Send answers as they come, until the call is closing and none are left."""
+        while True:
+            answers = call.messages.take_answers()
+            if answers:
+                await request.send(Frames(answers))
+                call.room.set()
+            elif call.closing:
+                return
+            else:
+                await call.news.wait()
+
+
+_CODES = {code.name: code for code in StatusCode}
+
+
+def _status(error: MetadataError) -> RpcFailedError:
+    """The gRPC status of a refused metadata operation."""
+    return rpc_error(_CODES[error.code.name], error.text)
+
+
+def _refusal(ack: api_pb2.Ack) -> RpcFailedError:
+    """The status of a publish whose message was not stored."""
+    if ack.ackError == api_pb2.Ack.INCORRECT_OFFSET:
+        return rpc_error(StatusCode.UNKNOWN, "incorrect expected offset")
+    if ack.ackError == api_pb2.Ack.TOO_LARGE:
+        return rpc_error(
+            StatusCode.INVALID_ARGUMENT, "the message is larger than clustering.replication.max.bytes allows"
+        )
+    if ack.ackError == api_pb2.Ack.ENCRYPTION:
+        return rpc_error(StatusCode.INTERNAL, "the value could not be encrypted")
+    return rpc_error(StatusCode.UNKNOWN, "the partition leader could not store the message")

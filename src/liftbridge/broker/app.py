@@ -1,0 +1,294 @@
+"""The tree of tasks of a server, and the order in which it comes up and goes down.
+
+Each level of the tree is a nursery that is cancelled when the levels inside it have ended, so the order of
+the `async with` lines in `serve` is the order of start-up, and read backwards the order of the stop:
+
+    data directory -> identity -> embedded NATS -> NATS connections -> port -> metadata -> partitions -> gRPC
+
+On the way down gRPC clients are told UNAVAILABLE first; then partitions make what they have durable and send
+the acks for it while the ack connection is still there; then NATS goes. A second signal ends the process at
+once: the log is made to survive that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import trio
+
+from liftbridge.broker.api import ApiServicer, Self
+from liftbridge.broker.config import Config, NatsConfig
+from liftbridge.broker.controller import Controller
+from liftbridge.broker.identity import DataDirectory
+from liftbridge.broker.ingest import Ingest
+from liftbridge.broker.publisher import Publisher
+from liftbridge.broker.streams import Streams
+from liftbridge.broker.tls import nats_ssl_context, server_ssl_context
+from liftbridge.log import Flusher
+from liftbridge.metadata.model import Stream
+from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation
+from liftbridge.nats.bridge import BRIDGE
+from liftbridge.nats.connection import NatsConnection, NatsPermissionError
+from liftbridge.nats.embedded import EmbeddedNats
+from liftbridge.nats.transport import NatsCredentials, without_secrets
+from liftbridge.rpc import HealthServicer, Limits, RpcServer
+
+# What open calls get to end by themselves, and acks to reach NATS, when the server stops.
+GRACE_SECONDS = 1.0
+LAST_ACKS_SECONDS = 2.0
+
+logger = logging.getLogger("liftbridge")
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a running server can be reached: gRPC host and port as bound, and the NATS servers it uses."""
+
+    server_id: str
+    grpc_host: str
+    grpc_port: int
+    nats: tuple[str, ...]
+
+
+class ServerStartError(Exception):
+    """The server cannot start; the text says why and what to do."""
+
+
+@asynccontextmanager
+async def background() -> AsyncIterator[trio.Nursery]:
+    """A nursery for tasks that serve the block: they are cancelled when it is left."""
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+class Server:
+    """A server with one configuration.
+
+    `embedded_host` and `embedded_port` say where an embedded NATS without a configuration file listens: an
+    address, None for all, and a port, None for 4222, 0 for any.
+    """
+
+    def __init__(
+        self, config: Config, *, embedded_host: str | None = None, embedded_port: int | None = None
+    ) -> None:
+        self._config = config
+        self._embedded_host = embedded_host
+        self._embedded_port = embedded_port
+        self._stop = trio.Event()
+        self._starting: trio.CancelScope | None = trio.CancelScope()
+
+    def stop(self) -> None:
+        """Begin the orderly stop. A server that is not up yet gives up coming up."""
+        self._stop.set()
+        if self._starting is not None:
+            self._starting.cancel()
+
+    async def serve(self, task_status: trio.TaskStatus[Addresses] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until `stop`.
+
+        `started` is reported with the addresses when clients are served, if it comes to that.
+
+        Raises ServerStartError and the start-up errors of the parts: ConfigError, DataDirectoryError,
+        ControllerStartError, EmbeddedNatsError.
+        """
+        config = self._config
+        starting = self._starting
+        assert starting is not None, "a server is run once"
+        ssl_context = server_ssl_context(config.tls)
+        with starting:
+            async with (
+                self._data_directory() as data,
+                BRIDGE.opened(),
+                background() as embedded,
+                background() as connections,
+                AsyncExitStack() as metadata,
+                background() as disk,
+                background() as partitions,
+                background() as rpc,
+            ):
+                servers = await self._start_embedded(embedded, data)
+                ingest, acks, publisher = self._connections(servers, data.server_id)
+                for connection in (ingest.connection, acks, publisher.connection):
+                    connections.start_soon(connection.run)
+                listeners = await self._bind()
+                host, port = listeners[0].socket.getsockname()[:2]
+                await _wait_for_nats(servers, (ingest.connection, acks, publisher.connection))
+                controller = await metadata.enter_async_context(self._controller(data))
+                flusher = Flusher()
+                await disk.start(flusher.run)
+                streams = Streams(
+                    config,
+                    data.path,
+                    controller.state,
+                    ingest=ingest,
+                    acks=acks,
+                    flusher=flusher,
+                    routes=publisher.routes,
+                )
+                controller.subscribe(_follow(streams))
+                await partitions.start(streams.run)
+                await _start_publisher(publisher)
+                health = HealthServicer()
+                own = Self(data.server_id, *config.advertised_address(port))
+                api = ApiServicer(config, own, controller, streams, publisher)
+                server = RpcServer(
+                    [api.service, health.service],
+                    limits=_limits(config),
+                    ssl_context=ssl_context,
+                )
+                await rpc.start(server.serve, listeners)
+                self._starting = None  # from here on the stop is orderly
+                logger.info("serving clients on %s:%d as server %s", host, port, data.server_id)
+                task_status.started(Addresses(data.server_id, host, port, tuple(servers)))
+                await self._stop.wait()
+                logger.info("stopping")
+                health.set_serving(False)
+                await server.shutdown(GRACE_SECONDS)
+                await streams.stop()
+                with trio.move_on_after(LAST_ACKS_SECONDS):
+                    await acks.drain()
+        logger.info("stopped")
+
+    @asynccontextmanager
+    async def _data_directory(self) -> AsyncIterator[DataDirectory]:
+        config = self._config
+        data = await trio.to_thread.run_sync(DataDirectory.open, config.data_dir, config.clustering.server_id)
+        try:
+            yield data
+        finally:
+            data.close()
+
+    @asynccontextmanager
+    async def _controller(self, data: DataDirectory) -> AsyncIterator[Controller]:
+        clustering = self._config.clustering
+        controller = await Controller.start(
+            data, namespace=clustering.namespace, bootstrap=clustering.raft_bootstrap_seed, clock=time.time_ns
+        )
+        try:
+            yield controller
+        finally:
+            await controller.close()
+
+    async def _start_embedded(self, nursery: trio.Nursery, data: DataDirectory) -> list[str]:
+        """Start the embedded NATS server when there is to be one; returns the servers to connect to."""
+        nats = self._config.nats
+        if not nats.embedded:
+            return list(nats.servers)
+        server = EmbeddedNats(
+            config_file=nats.embedded_config,
+            host=None if nats.embedded_config else self._embedded_host,
+            port=None if nats.embedded_config else self._embedded_port,
+            log_to=logging.getLogger("liftbridge.nats.server"),
+            runtime_dir=data.path / "nats",
+        )
+        url = await nursery.start(server.run)
+        logger.info("the embedded NATS server listens on %s", url)
+        return [url] if nats.servers == NatsConfig().servers else list(nats.servers)
+
+    def _connections(self, servers: list[str], server_id: str) -> tuple[Ingest, NatsConnection, Publisher]:
+        nats, namespace = self._config.nats, self._config.clustering.namespace
+        name = f"LIFT.{namespace}.{server_id}"
+        credentials = NatsCredentials(
+            user=nats.user or "",
+            password=nats.password or "",
+            token=nats.token or "",
+            credentials=str(nats.credentials or ""),
+            tls=nats_ssl_context(replace(nats, servers=tuple(servers))),
+        )
+        acks = NatsConnection(servers, name=name, purpose="acks", credentials=credentials)
+        ingest = Ingest(servers, name=name, credentials=credentials, acks=acks)
+        publisher = Publisher(servers, name=name, namespace=namespace, credentials=credentials)
+        return ingest, acks, publisher
+
+    async def _bind(self) -> list[trio.SocketListener]:
+        host, port = self._config.bind_address
+        try:
+            return await trio.open_tcp_listeners(port, host=host, backlog=1024)
+        except OSError as error:
+            raise ServerStartError(
+                f"cannot listen on {host}:{port}: {error.strerror or error}; stop what uses the port, or "
+                "choose another with --port or the key listen"
+            ) from error
+
+
+async def _wait_for_nats(servers: Sequence[str], connections: Sequence[NatsConnection]) -> None:
+    """NATS may come later than we do: wait for it, and say so."""
+    if not all(connection.connected for connection in connections):
+        logger.info("waiting for NATS at %s", ", ".join(map(without_secrets, servers)))
+    for connection in connections:
+        await connection.wait_connected()
+
+
+async def _start_publisher(publisher: Publisher) -> None:
+    try:
+        await publisher.start()
+    except NatsPermissionError as error:
+        raise ServerStartError(f"acks cannot reach this server: {error}") from error
+
+
+def _follow(streams: Streams) -> Callable[[int, Operation, Stream], None]:
+    def on_operation(index: int, operation: Operation, stream: Stream) -> None:
+        if isinstance(operation, CreateStream):
+            streams.created(stream)
+        elif isinstance(operation, DeleteStream):
+            streams.deleted(stream)
+
+    return on_operation
+
+
+def _limits(config: Config) -> Limits:
+    limits = config.limits
+    return Limits(
+        max_connections=limits.connections,
+        max_concurrent_streams=limits.streams_per_connection,
+        max_request_message=limits.request_max_bytes,
+        max_header_list_size=limits.headers_max_bytes,
+        handshake_timeout=limits.handshake_timeout / 1e9,
+        keepalive_interval=limits.keepalive_interval / 1e9,
+        keepalive_timeout=limits.keepalive_timeout / 1e9,
+    )
+
+
+class _Started:
+    """Tells a function when a server is up: the part of `trio.TaskStatus` that a server needs."""
+
+    def __init__(self, tell: Callable[[Addresses], None]) -> None:
+        self._tell = tell
+
+    def started(self, value: Any = None) -> None:
+        self._tell(value)
+
+
+async def run_until_signal(server: Server, started: Callable[[Addresses], None]) -> None:
+    """Run a server until SIGINT or SIGTERM; a second one ends the process at once. SIGHUP is ignored.
+
+    `started` is called when clients are served; it never is when the signal comes first.
+    """
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        async with background() as nursery:
+            nursery.start_soon(_watch_signals, signals, server)
+            await server.serve(task_status=_Started(started))
+
+
+async def _watch_signals(signals: AsyncIterator[int], server: Server) -> None:
+    stopping = False
+    async for number in signals:
+        if number == signal.SIGHUP:
+            logger.info("SIGHUP: there is nothing to reload")
+        elif stopping:
+            logger.warning("second signal: ending at once")
+            os._exit(128 + number)
+        else:
+            stopping = True
+            logger.info("%s: stopping in order; once more ends at once", signal.Signals(number).name)
+            server.stop()

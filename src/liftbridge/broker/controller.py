@@ -1,0 +1,295 @@
+"""The controller: the one place where metadata changes.
+
+It owns the state of the cluster and the journal that makes it durable, and lets one operation through at a
+time: check against the state, journal, apply, tell the subscribers. The order is the invariant:
+
+- A refused operation never reaches the journal.
+- Nothing is applied, and nobody is told, before the operation is on the disk.
+- Once the journal has it, it is applied: the section between is shielded from cancellation. A caller that
+  gave up may find that its operation took place.
+- When the journal fails, whether the disk has the operation is unknown. No further operation is accepted
+  until a restart has read the truth from the disk; reading metadata goes on.
+
+This server is its own cluster: always the leader, the only broker.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from liftbridge.broker.identity import DataDirectory, DataDirectoryError
+from liftbridge.broker.journal import Journal, JournalDamagedError, JournalError, Recovered
+from liftbridge.metadata import operations
+from liftbridge.metadata.errors import MetadataCode, MetadataError
+from liftbridge.metadata.model import REQUEST_FIELDS, Stream, StreamSettings
+from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation, OperationError
+from liftbridge.metadata.placement import place
+from liftbridge.metadata.state import ClusterState, SnapshotError
+from liftbridge.metadata.validation import (
+    check_create_stream,
+    check_delete_stream,
+    resolve_replication_factor,
+)
+
+logger = logging.getLogger("liftbridge.metadata")
+
+# Clients compare the whole text to tell "try again in a moment" from a failure.
+LEADER_UNKNOWN_TEXT = "no known metadata leader"
+METADATA_DIRECTORY = "metadata"
+
+Subscriber = Callable[[int, Operation, Stream], None]
+
+
+class ControllerStartError(Exception):
+    """The controller cannot start; the text says why and what to do."""
+
+
+class Controller:
+    """The metadata of the cluster, and the way to change it. Made by `start`; `close` ends it.
+
+    Attributes:
+        state: what the cluster has agreed on; to be read only.
+        broker: id of this server.
+        namespace: the cluster's namespace.
+        is_leader: whether this server decides on metadata.
+    """
+
+    def __init__(
+        self,
+        state: ClusterState,
+        journal: Journal,
+        *,
+        broker: str,
+        namespace: str,
+        clock: Callable[[], int],
+    ) -> None:
+        self.state = state
+        self.broker = broker
+        self.namespace = namespace
+        self.is_leader = True
+        self._journal = journal
+        self._clock = clock
+        self._turn = trio.Lock()
+        self._subscribers: list[Subscriber] = []
+
+    @classmethod
+    async def start(
+        cls,
+        data: DataDirectory,
+        *,
+        namespace: str,
+        bootstrap: bool,
+        clock: Callable[[], int],
+        snapshot_entries: int = 8192,
+    ) -> Controller:
+        """Recover the metadata from the data directory, or begin a cluster.
+
+        Arguments:
+            data: the open data directory.
+            namespace: the cluster's namespace.
+            bootstrap: whether to begin a new cluster when the directory belongs to none.
+            clock: ns since the epoch, for creation times.
+            snapshot_entries: operations between two snapshots.
+
+        Raises ControllerStartError. Cancelling waits until the directory is in order.
+        """
+        state, journal = await trio.to_thread.run_sync(_open, data, bootstrap)
+        journal.snapshot_entries = snapshot_entries
+        return cls(state, journal, broker=data.server_id, namespace=namespace, clock=clock)
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call `subscriber(index, operation, stream)` for every operation from now on, once it is applied.
+
+        Calls come in order of index, in the task that proposed the operation, before its caller hears of it.
+        A subscriber does not block and does not raise. What was recovered at the start is in `state` already.
+        """
+        self._subscribers.append(subscriber)
+
+    async def propose(self, operation: Operation) -> Stream:
+        """Carry out an operation: when this returns it is durable and applied, and all subscribers know.
+
+        Returns the stream as created, or as it was when deleted. Raises MetadataError: a precondition does
+        not hold, or INTERNAL when it could not be made durable.
+        """
+        async with self._turn:
+            return await self._commit(operation)
+
+    async def create_stream(
+        self,
+        *,
+        name: str,
+        subject: str,
+        group: str = "",
+        replication_factor: int = 0,
+        partitions: int = 0,
+        settings: StreamSettings | None = None,
+    ) -> Stream:
+        """Create a stream as a client asks for it.
+
+        Arguments: the fields of CreateStreamRequest, unset ones 0 or empty. Returns the stream. Raises
+        MetadataError: INVALID_ARGUMENT, FAILED_PRECONDITION, ALREADY_EXISTS, INTERNAL.
+        """
+        settings = settings or StreamSettings()
+        partitions = check_create_stream(
+            name=name,
+            subject=subject,
+            group=group,
+            partitions=partitions,
+            settings=settings,
+            namespace=self.namespace,
+        )
+        _check_available(settings)
+        self._require_leader()
+        brokers = [self.broker]
+        replicas = resolve_replication_factor(replication_factor, len(brokers))
+        async with self._turn:
+            operation = CreateStream(
+                name=name,
+                subject=subject,
+                group=group,
+                stream_id=uuid.uuid4(),
+                creation_ns=self._clock(),
+                settings=settings,
+                partitions=place(partitions, replicas, [self.state.load(broker) for broker in brokers]),
+            )
+            return await self._commit(operation)
+
+    async def delete_stream(self, name: str) -> Stream:
+        """Delete a stream as a client asks for it.
+
+        Returns it as it was. Raises MetadataError: INVALID_ARGUMENT, NOT_FOUND, INTERNAL.
+        """
+        check_delete_stream(name)
+        self._require_leader()
+        async with self._turn:
+            stream = self.state.stream(name)
+            return await self._commit(DeleteStream(name=name, stream_id=stream.stream_id))
+
+    async def close(self) -> None:
+        """Wait for the operation under way and release the journal. Later operations find no leader."""
+        with trio.CancelScope(shield=True):
+            async with self._turn:
+                self.is_leader = False
+                await trio.to_thread.run_sync(self._journal.close)
+
+    def _require_leader(self) -> None:
+        if not self.is_leader:
+            raise MetadataError(MetadataCode.INTERNAL, LEADER_UNKNOWN_TEXT)
+
+    async def _commit(self, operation: Operation) -> Stream:
+        """Check, journal, apply, tell. The caller holds the turn."""
+        self._require_leader()
+        self.state.check(operation)
+        index = self._journal.last_index + 1
+        with trio.CancelScope(shield=True):
+            try:
+                await trio.to_thread.run_sync(self._journal.append, index, operation.encode())
+            except JournalError as error:
+                # The text says it all; where in our code it happened helps nobody.
+                logger.error("metadata operation %d was not stored: %s", index, error)  # noqa: TRY400
+                raise MetadataError(MetadataCode.INTERNAL, str(error)) from error
+            result = self.state.apply(index, operation)
+            for subscriber in self._subscribers:
+                subscriber(index, operation, result)
+            if self._journal.snapshot_due:
+                await self._take_snapshot()
+        return result
+
+    async def _take_snapshot(self) -> None:
+        """Bound the journal. The operation that made it due is durable whatever comes of this."""
+        try:
+            await trio.to_thread.run_sync(lambda: self._journal.write_snapshot(self.state.snapshot()))
+        except JournalError as error:
+            logger.error("%s", error)  # noqa: TRY400
+
+
+def _check_available(settings: StreamSettings) -> None:
+    """Refuse what this version would otherwise silently not do; 0 and False ask for nothing."""
+    for name in ("encryption", "compact_enabled", "auto_pause_time_ms"):
+        if getattr(settings, name):
+            raise MetadataError(
+                MetadataCode.FAILED_PRECONDITION,
+                f"{REQUEST_FIELDS[name]} is not available in this version of the server; leave it out",
+            )
+
+
+def _open(data: DataDirectory, bootstrap: bool) -> tuple[ClusterState, Journal]:
+    """Open the journal of the data directory and replay it, or begin one.
+
+    The journal is begun before the directory is marked as belonging to the cluster, so that a directory which
+    is marked but has no journal is known to have lost it, and is not taken for a new one.
+    """
+    directory = data.path / METADATA_DIRECTORY
+    state = ClusterState()
+    try:
+        if Journal.exists(directory):
+            journal = _recover(directory, state)
+        else:
+            journal = _bootstrap(directory, data, bootstrap)
+        try:
+            data.join_cluster(journal.cluster_id)
+        except BaseException:
+            journal.close()
+            raise
+    except (JournalError, DataDirectoryError) as error:
+        raise ControllerStartError(str(error)) from error
+    except OSError as error:
+        raise ControllerStartError(f"the metadata in {directory} cannot be opened: {error}") from error
+    return state, journal
+
+
+def _bootstrap(directory: Path, data: DataDirectory, bootstrap: bool) -> Journal:
+    if data.cluster_id is not None:
+        raise ControllerStartError(
+            f"{directory} holds no metadata, but this server belongs to cluster {data.cluster_id}; restore "
+            "the directory from a copy"
+        )
+    if not bootstrap:
+        raise ControllerStartError(
+            f"data directory {data.path} belongs to no cluster yet; start the first server of a new cluster "
+            "with --raft-bootstrap-seed, or use `liftbridge dev` to try things out"
+        )
+    cluster_id = uuid.uuid4()
+    logger.info("beginning cluster %s in %s", cluster_id, data.path)
+    return Journal.create(directory, cluster_id)
+
+
+def _recover(directory: Path, state: ClusterState) -> Journal:
+    journal, recovered = Journal.open(directory)
+    try:
+        if recovered.snapshot is not None:
+            _restore(state, recovered)
+        _replay(state, recovered, directory)
+    except BaseException:
+        journal.close()
+        raise
+    return journal
+
+
+def _restore(state: ClusterState, recovered: Recovered) -> None:
+    assert recovered.snapshot is not None
+    assert recovered.snapshot_path is not None
+    try:
+        state.restore(recovered.snapshot)
+    except SnapshotError as error:
+        raise ControllerStartError(f"{recovered.snapshot_path} cannot be used: {error}") from error
+    if state.applied_index != recovered.snapshot_index:
+        raise JournalDamagedError(
+            recovered.snapshot_path, 0, f"it holds the state of index {state.applied_index}"
+        )
+
+
+def _replay(state: ClusterState, recovered: Recovered, directory: Path) -> None:
+    index = recovered.snapshot_index
+    try:
+        for index, payload in recovered.entries:
+            state.apply(index, operations.decode(payload))
+    except (OperationError, MetadataError) as error:
+        raise ControllerStartError(
+            f"operation {index} of the metadata journal in {directory} cannot be applied: {error}"
+        ) from error

@@ -1,0 +1,416 @@
+"""One partition that this server leads: from NATS into the log, from the log to subscribers, acks back to
+NATS.
+
+The partition is a task, `run`: it opens the log, subscribes to its subject, keeps house until it is
+cancelled, and closes what it opened. Messages do not pass through that task: the ingest connection's reader
+calls `on_messages` after every socket read, which appends what the read brought in one batch, and the flusher
+calls back when it is on disk. What then becomes visible and acked is decided in one place, `_commit`.
+
+A partition that fails (damaged log, I/O error, refused subscription) fails alone: it becomes offline with a
+reason, its publishers get negative acks, its subscribers a status, and the rest of the server lives on.
+
+Invariants:
+* `high_watermark` < `log.next_offset`, and under the sync policy `always` < `log.synced_offset`.
+* No ack leaves for an offset above what its policy and the sync policy demand.
+* Readers wake at every change of the high watermark or of the state, and only then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from liftbridge._log import BatchBuilder
+from liftbridge._wire import PartitionSink, message_prefix
+from liftbridge.broker.ingest import Ingest
+from liftbridge.log import Flusher, Log, LogError, LogOptions
+from liftbridge.metadata.model import Partition as PartitionModel
+from liftbridge.metadata.model import Stream
+from liftbridge.nats.connection import NatsConnection, NatsPermissionError
+
+# Acks of one partition that wait for the disk; ingest pauses beyond this.
+MAX_WAITING_ACK_BYTES = 32 << 20
+
+
+class State(enum.Enum):
+    """What a partition is doing."""
+
+    OPENING = "opening"
+    LEADING = "leading"
+    OFFLINE = "offline"
+    DELETED = "deleted"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True)
+class PartitionSettings:
+    """What holds for a partition after the stream's overrides were laid over the server's settings.
+
+    Times are ns. `sync_policy` is always, interval or never. `min_isr` is the smallest in-sync set that
+    commits.
+    """
+
+    log: LogOptions
+    sync_policy: str
+    sync_interval: int
+    sync_bytes: int
+    batch_max_messages: int
+    batch_max_time: int
+    cleaner_interval: int
+    max_message_bytes: int
+    check_offsets: bool
+    min_isr: int
+
+
+@dataclass
+class EventTimes:
+    """When something happened first and last since the start of the server, in ns; 0 = never."""
+
+    first: int = 0
+    latest: int = 0
+
+    def note(self, now: int) -> None:
+        """It happened at `now`."""
+        self.first = self.first or now
+        self.latest = now
+
+
+class Partition:
+    """The leader of one partition.
+
+    `directory` holds its log. `ingest` delivers its messages, `acks` takes its acks. `hold` and `unhold` stop
+    and resume ingest when too many acks wait.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        model: PartitionModel,
+        directory: Path,
+        settings: PartitionSettings,
+        *,
+        ingest: Ingest,
+        acks: NatsConnection,
+        flusher: Flusher,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.stream = stream
+        self.model = model
+        self.settings = settings
+        self.prefix = message_prefix(stream.name.encode(), model.id)
+        self.subject = stream.partition_subject(model.id)
+        self.state = State.OPENING
+        self.reason = ""
+        self.high_watermark = -1
+        self.received = EventTimes()
+        self.subscribers = 0
+        self.settled = trio.Event()
+        self._directory = directory
+        self._ingest = ingest
+        self._acks = acks
+        self._flusher = flusher
+        self._clock = clock
+        self._log: Log | None = None
+        self._sink: PartitionSink | None = None
+        self._sid: int | None = None
+        self._readers = trio.lowlevel.ParkingLot()
+        self._batch_started = trio.Event()
+        self._refused_batches = 0
+        self._logger = logging.getLogger("liftbridge.partition")
+
+    def __str__(self) -> str:
+        return f"{self.stream.name}/{self.model.id}"
+
+    # -- what others ask -------------------------------------------------------------------------------
+
+    @property
+    def log(self) -> Log:
+        """The open log; asked for only while the partition leads."""
+        assert self._log is not None, f"{self} has no open log; it is {self.state.value}"
+        return self._log
+
+    @property
+    def newest_offset(self) -> int:
+        """Offset of the last message in the log, -1 when it is empty."""
+        if self._log is None or self._log.next_offset == self._log.start_offset:
+            return -1
+        return self._log.next_offset - 1
+
+    @property
+    def oldest_offset(self) -> int:
+        """Offset of the first message in the log, -1 when it is empty."""
+        if self._log is None or self._log.next_offset == self._log.start_offset:
+            return -1
+        return self._log.start_offset
+
+    @property
+    def sink(self) -> PartitionSink | None:
+        """The receiving end, for its counters."""
+        return self._sink
+
+    async def wait_change(self) -> None:
+        """Wait for the high watermark or the state to change."""
+        await self._readers.park()
+
+    # -- the task --------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Open, serve until cancelled, close."""
+        try:
+            if not await self._open():
+                await self._refuse_messages()
+            async with trio.open_nursery() as nursery:
+                if self.settings.batch_max_time:
+                    nursery.start_soon(self._complete_batches)
+                await self._keep_house()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._close()
+
+    async def _open(self) -> bool:
+        """Open the log and subscribe; False when the partition went offline instead."""
+        try:
+            self._log = await trio.to_thread.run_sync(
+                partial(
+                    Log.open,
+                    self._directory,
+                    stream_id=self.stream.stream_id,
+                    partition=self.model.id,
+                    options=self.settings.log,
+                )
+            )
+        except Exception as error:
+            # Whatever is wrong with this log, the other partitions are not to suffer for it.
+            self._go_offline(f"the log cannot be opened: {error}")
+            return False
+        log = self._log
+        self._sink = self._make_sink(log.next_offset, log.last_timestamp)
+        # Opening has made the tail durable, and a single replica that has it is every replica.
+        self._commit(log.next_offset)
+        if self.state is State.OPENING:
+            self.state = State.LEADING
+        try:
+            self._sid = await self._ingest.connection.subscribe(self.subject, self._sink, self.stream.group)
+        except Exception as error:
+            self._go_offline(f"NATS does not deliver {self.subject!r}: {error}")
+            return False
+        if self.state is State.LEADING:
+            self._logger.info("%s leads at offset %d on subject %s", self, log.next_offset, self.subject)
+        self.settled.set()
+        return True
+
+    def _make_sink(self, next_offset: int, last_timestamp: int) -> PartitionSink:
+        return PartitionSink(
+            self,
+            stream=self.stream.name.encode(),
+            base_subject=self.stream.subject.encode(),
+            builder=BatchBuilder(),
+            next_offset=next_offset,
+            last_timestamp=last_timestamp,
+            max_message_bytes=self.settings.max_message_bytes,
+            batch_max_messages=self.settings.batch_max_messages,
+            check_offsets=self.settings.check_offsets,
+        )
+
+    async def _refuse_messages(self) -> None:
+        """Without a log: receive only to tell publishers, at once, that nothing is stored."""
+        if self._sink is not None or self.stream.group:
+            return  # NATS does not deliver; or it had better deliver to another member of the group
+        self._sink = self._make_sink(0, 0)
+        self._sink.readonly = True
+        with contextlib.suppress(NatsPermissionError):
+            self._sid = await self._ingest.connection.subscribe(self.subject, self._sink)
+
+    async def _keep_house(self) -> None:
+        """Retention and segment age, every cleaner interval."""
+        while True:
+            await trio.sleep(self.settings.cleaner_interval / 1e9)
+            if self.state is not State.LEADING:
+                continue
+            try:
+                removed = await trio.to_thread.run_sync(
+                    self.log.retain, self._clock(), self.high_watermark + 1
+                )
+            except LogError as error:
+                self._go_offline(f"the log failed: {error}")
+                continue
+            except OSError as error:
+                self._logger.error("%s: retention failed, it will be tried again: %s", self, error)  # noqa: TRY400
+                continue
+            if removed:
+                self._logger.info("%s: retention removed %d segments", self, removed)
+
+    async def _complete_batches(self) -> None:
+        """Append batches that did not fill up in `batch_max_time`."""
+        while True:
+            await self._batch_started.wait()
+            await trio.sleep(self.settings.batch_max_time / 1e9)
+            self._batch_started = trio.Event()
+            self._append()
+
+    async def _close(self) -> None:
+        """Stop receiving, make everything durable, tell everybody who waits."""
+        if self._sid is not None:
+            self._ingest.connection.unsubscribe(self._sid)
+            self._sid = None
+        if self.state is State.LEADING and self._sink is not None:
+            self._append()
+        if self._log is not None:
+            try:
+                await trio.to_thread.run_sync(self._log.close)
+            except Exception as error:
+                if self.state is State.LEADING:
+                    self._go_offline(f"the log could not be closed: {error}")
+            else:
+                if self.state is State.LEADING:
+                    self._commit(self._log.next_offset)
+        if self.state in (State.OPENING, State.LEADING):
+            self.state = State.CLOSED
+        self._ingest.unhold(self)
+        self.settled.set()
+        self._readers.unpark_all()
+
+    def mark_deleted(self) -> None:
+        """The stream was deleted; `run` is about to be cancelled."""
+        self.state = State.DELETED
+        if self._sink is not None:
+            self._sink.readonly = True
+            self._sink.refuse(self._clock())
+            self._sink.refuse_waiting(self._clock())
+            self._send_refusals()
+        self._readers.unpark_all()
+
+    def _go_offline(self, reason: str) -> None:
+        self.reason = reason
+        if self.state is State.DELETED:
+            return
+        self.state = State.OFFLINE
+        self._logger.error("%s is offline: %s", self, reason)
+        if self._sink is not None:
+            # From here on every message is refused, with a negative ack for those that want one.
+            self._sink.readonly = True
+            self._sink.refuse(self._clock())
+            self._sink.refuse_waiting(self._clock())
+            self._send_refusals()
+        if self._sid is not None and self.stream.group:
+            # What we would refuse, another member of the load-balance group can store.
+            self._ingest.connection.unsubscribe(self._sid)
+            self._sid = None
+        self._ingest.unhold(self)
+        self.settled.set()
+        self._readers.unpark_all()
+
+    # -- the data path ---------------------------------------------------------------------------------
+
+    def on_messages(self) -> None:
+        """Messages are in the sink: called by the ingest connection after each read."""
+        sink = self._sink
+        assert sink is not None, f"{self} received messages without a sink"
+        if self.settings.batch_max_time and not self._batch_is_full(sink):
+            self._batch_started.set()
+        else:
+            self._append()
+        self._send_refusals()
+
+    def _batch_is_full(self, sink: PartitionSink) -> bool:
+        return sink.builder.count >= self.settings.batch_max_messages or sink.builder.size >= 262144
+
+    def _append(self) -> None:
+        """Append the batch in the sink, and have it committed as the sync policy says."""
+        sink, log = self._sink, self._log
+        assert sink is not None
+        if not sink.builder.count or self.state is not State.LEADING:
+            return
+        assert log is not None, f"{self} leads without a log"
+        self.received.note(sink.builder.max_timestamp)
+        try:
+            log.append(sink.builder, self.model.leader_epoch)
+        except Exception as error:
+            sink.refuse(self._clock())
+            if log.failed is not None:
+                self._go_offline(f"the log failed: {error}")
+            else:
+                self._note_refused_batch(error)
+            self._send_refusals()
+            return
+        if self._refused_batches:
+            self._logger.warning(
+                "%s stores messages again; %d batches were refused", self, self._refused_batches
+            )
+            self._refused_batches = 0
+        sink.appended(log.next_offset)
+        if len(sink.leader_acks) or len(sink.commit_acks):
+            self._ingest.hurry()
+        if self.settings.sync_policy != "always":
+            self._commit(log.next_offset)
+        self._request_sync(log)
+        if sink.leader_acks.size + sink.commit_acks.size > MAX_WAITING_ACK_BYTES:
+            self._bound_waiting_acks(sink)
+
+    def _bound_waiting_acks(self, sink: PartitionSink) -> None:
+        """Too many acks wait: for the disk, which receiving can wait for; or for a commit, while the in-sync
+        set is too small, which may last: publishers that asked for one are then told that there is none."""
+        if len(self.model.isr) < self.settings.min_isr:
+            sink.refuse_uncommitted(self._clock())
+            self._send_refusals()
+        else:
+            self._ingest.hold(self)
+
+    def _note_refused_batch(self, error: Exception) -> None:
+        """A batch could not be stored, later ones may be: one line for all of them, as the disk may be
+        full."""
+        if not self._refused_batches:
+            self._logger.error(
+                "%s cannot store messages and refuses them until that changes; reading goes on: %s",
+                self,
+                error,
+            )
+        self._refused_batches += 1
+
+    def _request_sync(self, log: Log) -> None:
+        """Ask for the log to be on disk: now, within the interval, or only what even `never` needs there."""
+        settings = self.settings
+        if settings.sync_policy == "interval" and log.unsynced_bytes < settings.sync_bytes:
+            self._flusher.request(
+                log, self._on_synced, self._on_sync_failed, delay=settings.sync_interval / 1e9
+            )
+        elif settings.sync_policy != "never" or log.needs_sync:
+            self._flusher.request(log, self._on_synced, self._on_sync_failed)
+
+    def _on_synced(self, synced_offset: int) -> None:
+        """The flusher: everything below `synced_offset` is on disk."""
+        if self.state is State.LEADING and self.settings.sync_policy == "always":
+            self._commit(synced_offset)
+        self._ingest.unhold(self)
+
+    def _on_sync_failed(self, error: Exception) -> None:
+        """The flusher: the disk could not be trusted; final for this log."""
+        self._go_offline(f"fsync failed, nothing written since can be trusted: {error}")
+
+    def _commit(self, offset: int) -> None:
+        """Everything below `offset` is as durable as the sync policy demands on this replica."""
+        sink = self._sink
+        assert sink is not None
+        now = self._clock()
+        released = sink.leader_acks.release(offset, now) if len(sink.leader_acks) else b""
+        if len(self.model.isr) >= self.settings.min_isr and offset - 1 > self.high_watermark:
+            self.high_watermark = offset - 1
+            if len(sink.commit_acks):
+                released += sink.commit_acks.release(offset, now)
+            self._readers.unpark_all()
+        if released:
+            self._acks.enqueue(released)
+
+    def _send_refusals(self) -> None:
+        assert self._sink is not None
+        refusals = self._sink.refusals()
+        if refusals:
+            self._acks.enqueue(refusals)

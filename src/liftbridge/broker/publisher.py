@@ -1,0 +1,206 @@
+"""Publishes from gRPC clients: to NATS as envelopes, and the acks that come back.
+
+Every publish goes through NATS, so that other subscribers of the subject and other streams on it see the
+message, and the leader of the partition, wherever it runs, answers to an inbox. All inboxes of a server lie
+under one prefix, `<namespace>.ack.<random>`, served by one wildcard subscription: a call costs no
+subscription of its own.
+
+Invariants: a call's inbox is live before its first message leaves; when a call has ended, its slot is free
+and a late ack for it is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+import trio
+
+from liftbridge._wire import (
+    AckRouter,
+    CollectingSink,
+    PublishCall,
+    RouteTable,
+    decode_ack_envelope,
+    encode_publish_envelope,
+)
+from liftbridge.nats.connection import NatsConnection, NatsPermissionError, NatsUnavailableError
+from liftbridge.nats.transport import NatsCredentials
+from liftbridge.proto import api_pb2
+
+# One asynchronous call may have so many messages on their way, and so many bytes of answers unread.
+MAX_OUTSTANDING = 65536
+MAX_ANSWERS = 4 << 20
+ACK_PATIENCE = 5.0
+
+
+class PublishRefusedError(Exception):
+    """NATS cannot carry this message; the text says why."""
+
+
+class NotAnAckError(Exception):
+    """Something that is no ack arrived on an ack inbox."""
+
+
+class Signal:
+    """An event that resets itself: `wait` returns once for all `set` calls since it last returned."""
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+
+    def set(self) -> None:
+        """Let the one who waits go on, now or when it comes to wait."""
+        self._event.set()
+
+    async def wait(self) -> None:
+        """Wait for a `set`."""
+        await self._event.wait()
+        self._event = trio.Event()
+
+
+class Call:
+    """One publish call.
+
+    `news` is set when answers have arrived, `room` when some left for the client or acks came in; `closing`
+    says that the client has sent its last request and no more acks are waited for.
+    """
+
+    def __init__(self) -> None:
+        self.wire: PublishCall[Call] | None = None
+        self.news = Signal()
+        self.room = Signal()
+        self.closing = False
+
+    @property
+    def messages(self) -> PublishCall[Call]:
+        """The C side of the call."""
+        assert self.wire is not None, "the call is not open"
+        return self.wire
+
+
+class _Inbox:
+    """The owner of the sink of an inbox that a client chose itself."""
+
+    def __init__(self) -> None:
+        self.arrived = trio.Event()
+        self.sink = CollectingSink(self)
+
+    def on_messages(self) -> None:
+        self.arrived.set()
+
+
+class Publisher:
+    """The publishes connection of a server. `routes` says where each stream's messages go."""
+
+    def __init__(
+        self,
+        servers: Sequence[str],
+        *,
+        name: str,
+        namespace: str,
+        credentials: NatsCredentials,
+    ) -> None:
+        self.connection = NatsConnection(servers, name=name, purpose="publishes", credentials=credentials)
+        self.routes = RouteTable()
+        prefix = f"{namespace}.ack.{secrets.token_hex(11)}"
+        self._inboxes = f"{prefix}.*.*"
+        self.router = AckRouter(self, prefix.encode())
+
+    async def start(self) -> None:
+        """Subscribe to the inboxes; needed once, before the first call."""
+        await self.connection.subscribe(self._inboxes, self.router)
+
+    def on_messages(self) -> None:
+        """Acks have arrived: wake the calls they are for."""
+        for call in self.router.take_waiting():
+            call.news.set()
+            call.room.set()
+
+    @asynccontextmanager
+    async def call(self, *, first_only: bool = False) -> AsyncIterator[Call]:
+        """Open a call with an inbox of its own. With `first_only`, only the first ack is kept, as it came."""
+        call = Call()
+        call.wire = self.router.open(call, self.routes, self.connection.max_payload, first_only)
+        try:
+            yield call
+        finally:
+            self.router.close(call.wire)
+
+    async def publish(self, subject: str, message: api_pb2.Message) -> None:
+        """Publish an envelope and wait for nothing.
+
+        Raises PublishRefusedError when it is larger than NATS takes, NatsUnavailableError when there is no
+        NATS.
+        """
+        payload = encode_publish_envelope(message.SerializeToString())
+        if len(payload) > self.connection.max_payload:
+            raise PublishRefusedError(
+                f"the message takes {len(payload)} bytes with its envelope, NATS accepts "
+                f"{self.connection.max_payload} (max_payload)"
+            )
+        await self.connection.send(b"PUB %s %d\r\n%s\r\n" % (subject.encode(), len(payload), payload))
+
+    async def publish_and_wait(self, subject: str, message: api_pb2.Message) -> api_pb2.Ack:
+        """Publish an envelope and return the first ack, positive or negative, that comes back.
+
+        The ack goes to `message.ackInbox`, or to an inbox of our own when that is empty. Waits for ever: the
+        caller sets the deadline. Raises as `publish` does, and NotAnAckError.
+        """
+        if message.ackInbox:
+            return await self._publish_to_inbox(subject, message)
+        async with self.call(first_only=True) as call:
+            message.ackInbox = call.messages.inbox.decode()
+            await self.publish(subject, message)
+            while (ack := call.messages.take_first_ack()) is None:
+                await call.news.wait()
+            return api_pb2.Ack.FromString(ack)
+
+    async def _publish_to_inbox(self, subject: str, message: api_pb2.Message) -> api_pb2.Ack:
+        inbox = _Inbox()
+        sid = await self.connection.subscribe(message.ackInbox, inbox.sink)
+        try:
+            await self.publish(subject, message)
+            await inbox.arrived.wait()
+        finally:
+            self.connection.unsubscribe(sid)
+        ack = decode_ack_envelope(inbox.sink.take()[0][2])
+        if ack is None:
+            raise NotAnAckError(f"what arrived on {message.ackInbox!r} is not an ack")
+        return api_pb2.Ack.FromString(ack)
+
+    async def send_requests(self, call: Call, frames: bytes | bytearray | memoryview) -> None:
+        """Publish a batch of requests of an asynchronous call, waiting while too much of it is on its way.
+
+        While there is no NATS, every request gets an error for an answer. Raises ValueError when the batch
+        holds something that is no PublishRequest.
+        """
+        messages = call.messages
+        messages.connected = self.connection.connected
+        messages.max_payload = self.connection.max_payload
+        try:
+            messages.feed(frames)
+        finally:
+            publishes = messages.take_publishes()
+            call.news.set()  # refusals are answers as well
+            if publishes:
+                with suppress(NatsUnavailableError):  # lost between the two lines: no ack will come
+                    await self.connection.send(publishes)
+        while messages.answers_size > MAX_ANSWERS:
+            await call.room.wait()
+        with trio.move_on_after(ACK_PATIENCE) as patience:
+            while messages.outstanding > MAX_OUTSTANDING:
+                await call.room.wait()
+        if patience.cancelled_caught:
+            # Acks are not guaranteed; those that are missing after so long will not come.
+            messages.forget_outstanding()
+
+
+__all__ = [
+    "Call",
+    "NatsPermissionError",
+    "NatsUnavailableError",
+    "NotAnAckError",
+    "PublishRefusedError",
+    "Publisher",
+]

@@ -1,0 +1,238 @@
+"""The partitions that this server runs, kept equal to what the metadata says.
+
+The controller tells of every committed operation; this module starts and stops partitions accordingly, each
+in a cancel scope of its own in one nursery, and keeps the routes that publishes are sent by. At start it
+brings up what the restored metadata contains and reports directories that no stream owns; it removes only
+those of streams that a committed operation deleted.
+
+Invariants: a partition of a deleted stream has ended before its directory is removed; a directory is named by
+the stream's UUID, so a new stream of an old name never meets old files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import resource
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import trio
+
+from liftbridge._wire import RouteTable, StreamRoute
+from liftbridge.broker.config import Config
+from liftbridge.broker.ingest import Ingest
+from liftbridge.broker.partition import Partition, PartitionSettings
+from liftbridge.log import Flusher, LogOptions, delete_log
+from liftbridge.log.options import MAX_SEGMENT_BYTES
+from liftbridge.metadata.model import Stream, StreamSettings
+from liftbridge.metadata.state import ClusterState
+from liftbridge.metadata.validation import RESERVED_NAMES
+from liftbridge.nats.connection import NatsConnection
+
+MILLISECOND = 1_000_000
+# Of the files that the process may open; the rest is for connections and for reading old segments.
+SHARE_OF_FILES = 0.5
+
+
+class Streams:
+    """All partitions of this server. `routes` is what publishers use to find a stream's subject."""
+
+    def __init__(
+        self,
+        config: Config,
+        data_dir: Path,
+        state: ClusterState,
+        *,
+        ingest: Ingest,
+        acks: NatsConnection,
+        flusher: Flusher,
+        routes: RouteTable,
+    ) -> None:
+        self._config = config
+        self._root = data_dir / "streams"
+        self._state = state
+        self._ingest = ingest
+        self._acks = acks
+        self._flusher = flusher
+        self._partitions: dict[uuid.UUID, list[Partition]] = {}
+        self._stops: dict[uuid.UUID, tuple[trio.CancelScope, trio.Event]] = {}
+        self._nursery: trio.Nursery | None = None
+        self._most_partitions = _most_partitions()
+        self._logger = logging.getLogger("liftbridge.streams")
+        self.routes = routes
+
+    def partition(self, stream: str, partition_id: int) -> Partition | None:
+        """The running partition of an existing stream, or None when one of the two does not exist."""
+        model = self._state.streams.get(stream)
+        if model is None or not 0 <= partition_id < len(model.partitions):
+            return None
+        return self._partitions[model.stream_id][partition_id]
+
+    @property
+    def room(self) -> int:
+        """How many more partitions this server can lead: each has a file open as long as it lives."""
+        return self._most_partitions - sum(map(len, self._partitions.values()))
+
+    def __iter__(self) -> Iterator[Partition]:
+        for partitions in self._partitions.values():
+            yield from partitions
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the partitions until cancelled; `started` is reported when those of the restored state are
+        up."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await trio.to_thread.run_sync(self._clean_up)
+                for stream in self._state.streams.values():
+                    self._start(stream)
+                for stream in list(self._state.streams.values()):
+                    await self.settled(stream)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+    async def stop(self) -> None:
+        """Close every partition; returns when they are closed and what they had is durable."""
+        for scope, _ in self._stops.values():
+            scope.cancel()
+        for _, ended in list(self._stops.values()):
+            await ended.wait()
+
+    async def settled(self, stream: Stream) -> None:
+        """Wait until every partition of a stream leads, or has failed to."""
+        for partition in self._partitions.get(stream.stream_id, ()):
+            await partition.settled.wait()
+
+    # -- changes of the metadata -----------------------------------------------------------------------
+
+    def created(self, stream: Stream) -> None:
+        """A stream was created."""
+        self._start(stream)
+
+    def deleted(self, stream: Stream) -> None:
+        """A stream was deleted: its subscribers end now, its files go in the background."""
+        self.routes.remove(stream.name.encode())
+        for partition in self._partitions[stream.stream_id]:
+            partition.mark_deleted()
+        if self._nursery is not None:
+            self._nursery.start_soon(self._remove, stream.stream_id)
+
+    def _start(self, stream: Stream) -> None:
+        """Start the partitions of a stream and publish its route."""
+        settings = self._settings(stream)
+        self.routes.put(
+            StreamRoute(
+                stream.name.encode(), stream.subject.encode(), len(stream.partitions), settings.check_offsets
+            )
+        )
+        self._partitions[stream.stream_id] = [
+            Partition(
+                stream,
+                model,
+                self._root / str(stream.stream_id) / str(model.id),
+                settings,
+                ingest=self._ingest,
+                acks=self._acks,
+                flusher=self._flusher,
+            )
+            for model in stream.partitions
+        ]
+        self._stops[stream.stream_id] = (trio.CancelScope(), trio.Event())
+        if self._nursery is not None:
+            self._nursery.start_soon(self._run_partitions, stream.stream_id)
+
+    async def _run_partitions(self, stream_id: uuid.UUID) -> None:
+        scope, ended = self._stops[stream_id]
+        try:
+            with scope:
+                async with trio.open_nursery() as nursery:
+                    for partition in self._partitions[stream_id]:
+                        nursery.start_soon(partition.run)
+        finally:
+            ended.set()
+
+    async def _remove(self, stream_id: uuid.UUID) -> None:
+        scope, ended = self._stops[stream_id]
+        scope.cancel()
+        await ended.wait()
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._delete_directory, self._root / str(stream_id))
+        del self._partitions[stream_id]
+        del self._stops[stream_id]
+
+    # -- files -----------------------------------------------------------------------------------------
+
+    def _clean_up(self) -> None:
+        """Finish deletions that a stop interrupted, and name what belongs to nobody."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        deleted = {str(stream_id) for stream_id in self._state.deleted_ids}
+        known = {str(stream.stream_id) for stream in self._state.streams.values()}
+        for directory in sorted(self._root.iterdir()):
+            if directory.name in deleted:
+                self._delete_directory(directory)
+            elif directory.name not in known:
+                self._logger.warning("%s belongs to no stream; it is left alone", directory)
+
+    def _delete_directory(self, directory: Path) -> None:
+        try:
+            delete_log(directory)
+        except OSError as error:
+            # Nothing depends on the files being gone; the next start tries again.
+            self._logger.error("%s could not be removed: %s", directory, error)  # noqa: TRY400
+
+    # -- settings --------------------------------------------------------------------------------------
+
+    def _settings(self, stream: Stream) -> PartitionSettings:
+        """The server's settings with the stream's overrides on top."""
+        own, server = stream.settings, self._config.streams
+        reserved = stream.name in RESERVED_NAMES
+        check_offsets = own.optimistic_concurrency_control
+        if check_offsets is None:
+            check_offsets = server.concurrency_control and not reserved
+        return PartitionSettings(
+            log=self._log_options(own),
+            sync_policy=server.sync_policy,
+            sync_interval=server.sync_interval,
+            sync_bytes=server.sync_bytes,
+            batch_max_messages=self._config.batch.max_messages,
+            batch_max_time=self._config.batch.max_time,
+            cleaner_interval=_time(own.cleaner_interval_ms, server.cleaner_interval)
+            or 300 * 1000 * MILLISECOND,
+            max_message_bytes=self._config.clustering.replication_max_bytes,
+            check_offsets=check_offsets,
+            min_isr=own.min_isr or self._config.clustering.min_insync_replicas,
+        )
+
+    def _log_options(self, own: StreamSettings) -> LogOptions:
+        server = self._config.streams
+        return LogOptions(
+            segment_max_bytes=min(
+                _size(own.segment_max_bytes, server.segment_max_bytes) or 1 << 30, MAX_SEGMENT_BYTES
+            ),
+            segment_max_age_ns=_time(own.segment_max_age_ms, server.segment_max_age),
+            retention_max_bytes=_size(own.retention_max_bytes, server.retention_max_bytes),
+            retention_max_messages=_size(own.retention_max_messages, server.retention_max_messages),
+            retention_max_age_ns=_time(own.retention_max_age_ms, server.retention_max_age),
+        )
+
+
+def _most_partitions() -> int:
+    """Raise the process's limit of open files as far as it may be, and return how many partitions that
+    carries."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS tells of more than it grants
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return 1 << 31 if soft == resource.RLIM_INFINITY else int(soft * SHARE_OF_FILES)
+
+
+def _time(own_ms: int | None, server_ns: int) -> int:
+    return server_ns if own_ms is None else own_ms * MILLISECOND
+
+
+def _size(own: int | None, server: int) -> int:
+    return server if own is None else own

@@ -1,0 +1,67 @@
+"""`liftbridge dev`: one server with an embedded NATS and a cluster of its own, on this machine only."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from liftbridge.broker.app import Addresses
+
+# What `liftbridge publish` uses when it is not told.
+DEFAULT_NATS = "nats://127.0.0.1:4222"
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments of `liftbridge dev`."""
+    parser = argparse.ArgumentParser(
+        prog="liftbridge dev",
+        description="Start a server with an embedded NATS server on this machine, to try things out.",
+    )
+    parser.add_argument("--data-dir", "-d", default="./data", help="where streams are kept (default: ./data)")
+    parser.add_argument("--port", "-p", type=int, default=9292, help="gRPC port (default: 9292)")
+    parser.add_argument("--nats-port", type=int, default=4222, help="NATS port (default: 4222)")
+    parser.add_argument("--level", "-l", default="warn", help="log level (default: warn)")
+    return parser.parse_args(arguments)
+
+
+def overrides(options: argparse.Namespace) -> dict[str, object]:
+    """The configuration that `liftbridge dev` stands for."""
+    return {
+        "nats.embedded": True,
+        "clustering.raft.bootstrap.seed": True,
+        "data.dir": options.data_dir,
+        "listen": f"127.0.0.1:{options.port}",
+        "logging.level": options.level,
+    }
+
+
+def program() -> str:
+    """How to start this program from another terminal in the same directory: as it was started here."""
+    name = Path(sys.argv[0])
+    if name.name != "liftbridge":
+        return f"{sys.executable} -m liftbridge.cli.main"
+    on_path = shutil.which("liftbridge")
+    return "liftbridge" if on_path and Path(on_path).resolve() == name.resolve() else str(name)
+
+
+def welcome(addresses: Addresses, options: argparse.Namespace) -> str:
+    """What is printed when the server is up."""
+    nats = "" if addresses.nats[0] == DEFAULT_NATS else f" --nats {addresses.nats[0]}"
+    server = "" if addresses.grpc_port == 9292 else f" --server {addresses.grpc_host}:{addresses.grpc_port}"
+    liftbridge = program()
+    return f"""
+liftbridge is up
+    gRPC   {addresses.grpc_host}:{addresses.grpc_port}
+    NATS   {", ".join(addresses.nats)}
+    data   {options.data_dir}
+
+Try, in another terminal:
+    {liftbridge} stream create greetings --subject hello.world{server}
+    {liftbridge} publish hello.world 'Good morning'{nats}
+    {liftbridge} subscribe greetings{server}
+
+Ctrl-C stops the server; what it has recorded stays.
+"""

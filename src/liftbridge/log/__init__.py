@@ -1,0 +1,22 @@
+"""The commit log of a partition: segments, indexes, recovery, retention, group commit."""
+
+from liftbridge._log import BatchBuilder, CorruptBatchError
+from liftbridge.log.deletion import delete_log
+from liftbridge.log.errors import ForeignLogError, LogClosedError, LogDamagedError, LogError, LogFailedError
+from liftbridge.log.flusher import Flusher
+from liftbridge.log.log import Log
+from liftbridge.log.options import LogOptions
+
+__all__ = [
+    "Log",
+    "LogOptions",
+    "BatchBuilder",
+    "Flusher",
+    "delete_log",
+    "LogError",
+    "CorruptBatchError",
+    "LogDamagedError",
+    "ForeignLogError",
+    "LogFailedError",
+    "LogClosedError",
+]

@@ -1,0 +1,87 @@
+"""System calls that make files durable, and the names of the files of a log.
+
+A new file is durable once it and its directory are synced; a new directory once its parent is. What is
+replaced is written to a temporary file, synced, renamed, and its directory synced, so that after any crash
+the old or the new content is there. Temporary files end in `.tmp`; the next start removes them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from pathlib import Path
+
+SEGMENT_SUFFIX = ".log"
+INDEX_SUFFIX = ".index"
+TEMPORARY_SUFFIX = ".tmp"
+FILE_MODE = 0o640
+
+
+def segment_path(directory: Path, base_offset: int) -> Path:
+    """Where the segment beginning at `base_offset` lies."""
+    return directory / f"{base_offset:020d}{SEGMENT_SUFFIX}"
+
+
+def index_path(segment: Path) -> Path:
+    """Where the index of a segment file lies."""
+    return segment.with_suffix(INDEX_SUFFIX)
+
+
+if sys.platform == "darwin":
+
+    def sync_data(fd: int) -> None:
+        """Return when the file's content is on the medium; fsync alone stops at the drive's cache here."""
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+
+else:
+
+    def sync_data(fd: int) -> None:
+        """Return when the file's content, and the size that finding it needs, is on the medium."""
+        os.fdatasync(fd)
+
+
+def sync_directory(directory: Path) -> None:
+    """Return when the names in the directory are on the medium."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directory(directory: Path) -> None:
+    """Create the directory and what is missing above it, durably."""
+    missing = []
+    while not directory.is_dir():
+        missing.append(directory)
+        directory = directory.parent
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        sync_directory(path.parent)
+
+
+def write_all(fd: int, data: bytes, position: int) -> None:
+    """Write all of `data` at a position; raises OSError, after which any part may have been written."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, position)
+        view = view[written:]
+        position += written
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Give the file this content, durably and at once; on OSError it has its old content."""
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+    try:
+        try:
+            write_all(fd, data, 0)
+            sync_data(fd)
+        finally:
+            os.close(fd)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)

@@ -1,0 +1,38 @@
+"""The limits of one log: when a segment is full, and what retention removes. Zero means no limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+MAX_SEGMENT_BYTES = (1 << 31) - 1  # positions in a segment must fit 32 bits, the last batch included
+
+
+@dataclass(frozen=True)
+class LogOptions:
+    """Limits of one log.
+
+    Arguments:
+        segment_max_bytes: of batches in a segment; one larger batch has a segment of its own.
+        segment_max_age_ns: a segment takes nothing after its first record has this age.
+        retention_max_bytes: of batches in the whole log, the active segment included.
+        retention_max_messages: in the whole log, the active segment included.
+        retention_max_age_ns: since the last record of a segment.
+
+    Raises ValueError naming the option that is out of range.
+    """
+
+    segment_max_bytes: int = 268435456
+    segment_max_age_ns: int = 0
+    retention_max_bytes: int = 0
+    retention_max_messages: int = 0
+    retention_max_age_ns: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.segment_max_bytes <= MAX_SEGMENT_BYTES:
+            raise ValueError(
+                f"segment_max_bytes is {self.segment_max_bytes}; choose 1 to {MAX_SEGMENT_BYTES} bytes"
+            )
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value < 0:
+                raise ValueError(f"{field.name} is {value}; it cannot be negative, 0 means no limit")

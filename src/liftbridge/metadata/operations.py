@@ -1,0 +1,154 @@
+"""The operations that change what the cluster has agreed on, and their stored form.
+
+An operation says everything that applying it needs: who leads, which UUID, what time it is. Applying is then
+a pure function of state, index and operation, with the same result on every broker and at every replay.
+
+The stored form is for ever, since journals outlive versions: a kind and a layout version, then a body. A kind
+or version that this program does not know is an error that names it; it is never skipped, because a broker
+that skips an operation disagrees with all the others from then on.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from liftbridge.metadata.model import StreamSettings, decode_settings, encode_settings
+from liftbridge.metadata.placement import Placement
+from liftbridge.proto import internal_pb2
+
+LAYOUT_VERSION = 1
+
+
+class OperationError(ValueError):
+    """Bytes that are no operation, or one that this version does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateStream:
+    """Create a stream. ALREADY_EXISTS when the name is taken.
+
+    Leader epoch and partition epoch of every partition become the index of the operation, and the in-sync
+    replicas are all replicas: both follow from creating, so they are not in the operation.
+
+    Attributes: as in `model.Stream`; partitions say by partition id where each is placed.
+    """
+
+    name: str
+    subject: str
+    group: str
+    stream_id: uuid.UUID
+    creation_ns: int
+    settings: StreamSettings
+    partitions: tuple[Placement, ...]
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        body = internal_pb2.CreateStream(
+            name=self.name,
+            subject=self.subject,
+            group=self.group,
+            stream_id=self.stream_id.bytes,
+            creation_ns=self.creation_ns,
+            settings=encode_settings(self.settings),
+            partitions=[
+                internal_pb2.Placement(replicas=placement.replicas, leader=placement.leader)
+                for placement in self.partitions
+            ],
+        )
+        return _envelope(internal_pb2.CREATE_STREAM, body.SerializeToString(deterministic=True))
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteStream:
+    """Delete a stream. NOT_FOUND when there is none of that name, or when it is not the one meant.
+
+    Attributes:
+        name: its name.
+        stream_id: its UUID: a request that was late must not delete a stream created anew under the name.
+    """
+
+    name: str
+    stream_id: uuid.UUID
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        body = internal_pb2.DeleteStream(name=self.name, stream_id=self.stream_id.bytes)
+        return _envelope(internal_pb2.DELETE_STREAM, body.SerializeToString(deterministic=True))
+
+
+Operation: TypeAlias = CreateStream | DeleteStream
+
+
+def decode(data: bytes) -> Operation:
+    """The operation that `encode` stored as `data`.
+
+    Raises OperationError when `data` is damaged or comes from a version of the program that knows more.
+    """
+    envelope = internal_pb2.Operation()
+    try:
+        envelope.ParseFromString(data)
+    except DecodeError as error:
+        raise OperationError(f"not an operation: {error}") from error
+    decoder = _DECODERS.get(envelope.kind)
+    if decoder is None:
+        raise OperationError(
+            f"operation of kind {envelope.kind} is not known to this version of liftbridge; "
+            "start the version that wrote it, or a newer one"
+        )
+    if envelope.version != LAYOUT_VERSION:
+        raise OperationError(
+            f"operation {internal_pb2.OperationKind.Name(envelope.kind)} has layout version "
+            f"{envelope.version}, this version of liftbridge knows {LAYOUT_VERSION}; "
+            "start the version that wrote it, or a newer one"
+        )
+    try:
+        return decoder(envelope.body)
+    except DecodeError as error:
+        raise OperationError(
+            f"body of operation {internal_pb2.OperationKind.Name(envelope.kind)} is damaged: {error}"
+        ) from error
+
+
+def decode_stream_id(data: bytes) -> uuid.UUID:
+    """The UUID of a stream from its 16 bytes; OperationError for any other length."""
+    if len(data) != 16:
+        raise OperationError(f"stream id has {len(data)} bytes, not 16")
+    return uuid.UUID(bytes=data)
+
+
+def _envelope(kind: internal_pb2.OperationKind, body: bytes) -> bytes:
+    return internal_pb2.Operation(version=LAYOUT_VERSION, kind=kind, body=body).SerializeToString(
+        deterministic=True
+    )
+
+
+def _decode_create_stream(body: bytes) -> CreateStream:
+    message = internal_pb2.CreateStream.FromString(body)
+    return CreateStream(
+        name=message.name,
+        subject=message.subject,
+        group=message.group,
+        stream_id=decode_stream_id(message.stream_id),
+        creation_ns=message.creation_ns,
+        settings=decode_settings(message.settings),
+        partitions=tuple(
+            Placement(replicas=tuple(placement.replicas), leader=placement.leader)
+            for placement in message.partitions
+        ),
+    )
+
+
+def _decode_delete_stream(body: bytes) -> DeleteStream:
+    message = internal_pb2.DeleteStream.FromString(body)
+    return DeleteStream(name=message.name, stream_id=decode_stream_id(message.stream_id))
+
+
+_DECODERS: dict[int, Callable[[bytes], Operation]] = {
+    internal_pb2.CREATE_STREAM: _decode_create_stream,
+    internal_pb2.DELETE_STREAM: _decode_delete_stream,
+}

@@ -1,0 +1,277 @@
+"""The state machine of the cluster: what all brokers agree on, as a function of the operations so far.
+
+Pure: no clock, no randomness, no files. `apply` is deterministic, so brokers that apply the same operations
+at the same indices hold the same state, and a journal of operations is as good as the state.
+
+Invariants:
+- An operation is checked against the state inside `apply`, so a check cannot be outdated. A refused one
+  changes nothing, the applied index included.
+- Restoring the snapshot of any prefix and applying the rest gives the same snapshot as applying it all.
+- Stream UUIDs are never used twice while the cluster remembers them. The most recently deleted are kept, so
+  that a broker which was down when a stream was deleted can tell its directory from one it knows nothing of:
+  only the former may be removed.
+- What is counted per broker follows from the streams and is never stored.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+
+from google.protobuf.message import DecodeError
+
+from liftbridge.metadata.errors import MetadataCode, MetadataError, invalid
+from liftbridge.metadata.model import Partition, Stream, decode_settings, encode_settings
+from liftbridge.metadata.operations import (
+    CreateStream,
+    DeleteStream,
+    Operation,
+    OperationError,
+    decode_stream_id,
+)
+from liftbridge.metadata.placement import BrokerLoad
+from liftbridge.proto import internal_pb2
+
+SNAPSHOT_VERSION = 1
+# 256 KiB in a snapshot, and far more deletes than happen while a broker is away.
+DELETED_IDS_KEPT = 16_384
+
+
+class SnapshotError(ValueError):
+    """Bytes that are no snapshot of a cluster, or one that this version does not know."""
+
+
+class ClusterState:
+    """Streams and partitions after a number of operations."""
+
+    def __init__(self) -> None:
+        self._applied_index = 0
+        self._streams: dict[str, Stream] = {}
+        self._by_id: dict[uuid.UUID, Stream] = {}
+        self._deleted: dict[uuid.UUID, None] = {}  # an ordered set, the oldest first
+        self._hosted: Counter[str] = Counter()
+        self._led: Counter[str] = Counter()
+
+    @property
+    def applied_index(self) -> int:
+        """Index of the newest operation applied, 0 before the first."""
+        return self._applied_index
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """All streams by name, in order of creation; a live view."""
+        return MappingProxyType(self._streams)
+
+    @property
+    def deleted_ids(self) -> Collection[uuid.UUID]:
+        """UUIDs of the streams deleted most recently, the newest last; a live view."""
+        return self._deleted.keys()
+
+    def stream(self, name: str) -> Stream:
+        """The stream of that name; MetadataError NOT_FOUND when there is none."""
+        stream = self._streams.get(name)
+        if stream is None:
+            raise _no_such_stream(name)
+        return stream
+
+    def stream_by_id(self, stream_id: uuid.UUID) -> Stream | None:
+        """The stream with that UUID, None when there is none (any more)."""
+        return self._by_id.get(stream_id)
+
+    def partition(self, name: str, partition_id: int) -> Partition:
+        """A partition of a stream; MetadataError NOT_FOUND when stream or partition does not exist."""
+        partitions = self.stream(name).partitions
+        if not 0 <= partition_id < len(partitions):
+            raise MetadataError(
+                MetadataCode.NOT_FOUND,
+                f"No such partition: {partition_id} of stream {name!r}, which has {len(partitions)}",
+            )
+        return partitions[partition_id]
+
+    def load(self, broker: str) -> BrokerLoad:
+        """What a broker has to do; zeros for one that is not known."""
+        return BrokerLoad(broker, self._hosted[broker], self._led[broker])
+
+    def check(self, operation: Operation) -> None:
+        """Raise the MetadataError with which `apply` would refuse the operation now."""
+        if isinstance(operation, CreateStream):
+            self._check_create(operation)
+        else:
+            self._check_delete(operation)
+
+    def apply(self, index: int, operation: Operation) -> Stream:
+        """Apply the operation that the cluster has agreed on under `index`.
+
+        Arguments:
+            index: greater than that of every operation applied before.
+            operation: what to do.
+
+        Returns the stream as created, or as it was when deleted. Raises MetadataError when a precondition
+        does not hold; nothing is changed then.
+        """
+        assert index > self._applied_index, (index, self._applied_index)
+        self.check(operation)
+        if isinstance(operation, CreateStream):
+            stream = _created(index, operation)
+            self._add(stream)
+        else:
+            stream = self._streams[operation.name]
+            self._remove(stream)
+        self._applied_index = index
+        return stream
+
+    def snapshot(self) -> bytes:
+        """The whole state; equal states give equal bytes."""
+        return internal_pb2.ClusterSnapshot(
+            version=SNAPSHOT_VERSION,
+            applied_index=self._applied_index,
+            streams=[_encode_stream(stream) for stream in self._streams.values()],
+            deleted_stream_ids=[stream_id.bytes for stream_id in self._deleted],
+        ).SerializeToString(deterministic=True)
+
+    def restore(self, data: bytes) -> None:
+        """Become the state that `snapshot` returned as `data`. Raises SnapshotError and changes nothing."""
+        restored = ClusterState()
+        message = internal_pb2.ClusterSnapshot()
+        try:
+            message.ParseFromString(data)
+            if message.version != SNAPSHOT_VERSION:
+                raise SnapshotError(
+                    f"the snapshot has layout version {message.version}, this version of liftbridge knows "
+                    f"{SNAPSHOT_VERSION}; start the version that wrote it, or a newer one"
+                )
+            for stored in message.streams:
+                stream = _decode_stream(stored)
+                if stream.name in restored._streams or stream.stream_id in restored._by_id:
+                    raise SnapshotError(f"the snapshot holds stream {stream.name!r} twice")
+                restored._add(stream)
+            restored._deleted = dict.fromkeys(decode_stream_id(data) for data in message.deleted_stream_ids)
+        except (DecodeError, OperationError) as error:
+            raise SnapshotError(f"the snapshot is damaged: {error}") from error
+        restored._applied_index = message.applied_index
+        # All of it at once: a state is never half restored.
+        self.__dict__.update(restored.__dict__)
+
+    def _check_create(self, operation: CreateStream) -> None:
+        if operation.name in self._streams:
+            raise MetadataError(
+                MetadataCode.ALREADY_EXISTS,
+                f"stream {operation.name!r} exists already; delete it first or choose another name",
+            )
+        if operation.stream_id in self._by_id or operation.stream_id in self._deleted:
+            raise invalid(f"stream id {operation.stream_id} has been used before; take a fresh one")
+        if not operation.name or not operation.subject:
+            raise invalid("a stream needs a name and a subject")
+        if not operation.partitions:
+            raise invalid(f"stream {operation.name!r} needs at least one partition")
+        for partition_id, placement in enumerate(operation.partitions):
+            if placement.leader not in placement.replicas:
+                raise invalid(
+                    f"leader {placement.leader!r} of partition {partition_id} of stream "
+                    f"{operation.name!r} is not among its replicas"
+                )
+            if len(set(placement.replicas)) != len(placement.replicas):
+                raise invalid(
+                    f"partition {partition_id} of stream {operation.name!r} has a replica twice on one broker"
+                )
+
+    def _check_delete(self, operation: DeleteStream) -> None:
+        if self.stream(operation.name).stream_id != operation.stream_id:
+            raise _no_such_stream(operation.name)
+
+    def _add(self, stream: Stream) -> None:
+        self._streams[stream.name] = stream
+        self._by_id[stream.stream_id] = stream
+        self._count(stream, 1)
+
+    def _remove(self, stream: Stream) -> None:
+        del self._streams[stream.name]
+        del self._by_id[stream.stream_id]
+        self._count(stream, -1)
+        self._deleted[stream.stream_id] = None
+        if len(self._deleted) > DELETED_IDS_KEPT:
+            del self._deleted[next(iter(self._deleted))]
+
+    def _count(self, stream: Stream, change: int) -> None:
+        for partition in stream.partitions:
+            if not partition.paused:
+                self._led[partition.leader] += change
+                for replica in partition.replicas:
+                    self._hosted[replica] += change
+
+
+def _no_such_stream(name: str) -> MetadataError:
+    return MetadataError(MetadataCode.NOT_FOUND, f"No such stream: {name!r}")
+
+
+def _created(index: int, operation: CreateStream) -> Stream:
+    return Stream(
+        name=operation.name,
+        subject=operation.subject,
+        group=operation.group,
+        stream_id=operation.stream_id,
+        creation_ns=operation.creation_ns,
+        settings=operation.settings,
+        partitions=tuple(
+            Partition(
+                id=partition_id,
+                replicas=placement.replicas,
+                isr=placement.replicas,
+                leader=placement.leader,
+                leader_epoch=index,
+                epoch=index,
+            )
+            for partition_id, placement in enumerate(operation.partitions)
+        ),
+    )
+
+
+def _encode_stream(stream: Stream) -> internal_pb2.StreamState:
+    return internal_pb2.StreamState(
+        name=stream.name,
+        subject=stream.subject,
+        group=stream.group,
+        stream_id=stream.stream_id.bytes,
+        creation_ns=stream.creation_ns,
+        settings=encode_settings(stream.settings),
+        partitions=[
+            internal_pb2.PartitionState(
+                replicas=partition.replicas,
+                isr=partition.isr,
+                leader=partition.leader,
+                leader_epoch=partition.leader_epoch,
+                epoch=partition.epoch,
+                paused=partition.paused,
+                readonly=partition.readonly,
+            )
+            for partition in stream.partitions
+        ],
+        resume_all=stream.resume_all,
+    )
+
+
+def _decode_stream(message: internal_pb2.StreamState) -> Stream:
+    return Stream(
+        name=message.name,
+        subject=message.subject,
+        group=message.group,
+        stream_id=decode_stream_id(message.stream_id),
+        creation_ns=message.creation_ns,
+        settings=decode_settings(message.settings),
+        partitions=tuple(
+            Partition(
+                id=partition_id,
+                replicas=tuple(partition.replicas),
+                isr=tuple(partition.isr),
+                leader=partition.leader,
+                leader_epoch=partition.leader_epoch,
+                epoch=partition.epoch,
+                paused=partition.paused,
+                readonly=partition.readonly,
+            )
+            for partition_id, partition in enumerate(message.partitions)
+        ),
+        resume_all=message.resume_all,
+    )

@@ -1,0 +1,151 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class OperationKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OPERATION_UNSPECIFIED: _ClassVar[OperationKind]
+    CREATE_STREAM: _ClassVar[OperationKind]
+    DELETE_STREAM: _ClassVar[OperationKind]
+OPERATION_UNSPECIFIED: OperationKind
+CREATE_STREAM: OperationKind
+DELETE_STREAM: OperationKind
+
+class ServerState(_message.Message):
+    __slots__ = ("server_id", "cluster_id", "crc")
+    SERVER_ID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    CRC_FIELD_NUMBER: _ClassVar[int]
+    server_id: str
+    cluster_id: bytes
+    crc: int
+    def __init__(self, server_id: _Optional[str] = ..., cluster_id: _Optional[bytes] = ..., crc: _Optional[int] = ...) -> None: ...
+
+class Operation(_message.Message):
+    __slots__ = ("version", "kind", "body")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    kind: OperationKind
+    body: bytes
+    def __init__(self, version: _Optional[int] = ..., kind: _Optional[_Union[OperationKind, str]] = ..., body: _Optional[bytes] = ...) -> None: ...
+
+class StreamSettings(_message.Message):
+    __slots__ = ("retention_max_bytes", "retention_max_messages", "retention_max_age_ms", "cleaner_interval_ms", "segment_max_bytes", "segment_max_age_ms", "compact_max_goroutines", "compact_enabled", "auto_pause_time_ms", "auto_pause_disable_if_subscribers", "min_isr", "optimistic_concurrency_control", "encryption")
+    RETENTION_MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_MAX_MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_MAX_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    CLEANER_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_MAX_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    COMPACT_MAX_GOROUTINES_FIELD_NUMBER: _ClassVar[int]
+    COMPACT_ENABLED_FIELD_NUMBER: _ClassVar[int]
+    AUTO_PAUSE_TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    AUTO_PAUSE_DISABLE_IF_SUBSCRIBERS_FIELD_NUMBER: _ClassVar[int]
+    MIN_ISR_FIELD_NUMBER: _ClassVar[int]
+    OPTIMISTIC_CONCURRENCY_CONTROL_FIELD_NUMBER: _ClassVar[int]
+    ENCRYPTION_FIELD_NUMBER: _ClassVar[int]
+    retention_max_bytes: int
+    retention_max_messages: int
+    retention_max_age_ms: int
+    cleaner_interval_ms: int
+    segment_max_bytes: int
+    segment_max_age_ms: int
+    compact_max_goroutines: int
+    compact_enabled: bool
+    auto_pause_time_ms: int
+    auto_pause_disable_if_subscribers: bool
+    min_isr: int
+    optimistic_concurrency_control: bool
+    encryption: bool
+    def __init__(self, retention_max_bytes: _Optional[int] = ..., retention_max_messages: _Optional[int] = ..., retention_max_age_ms: _Optional[int] = ..., cleaner_interval_ms: _Optional[int] = ..., segment_max_bytes: _Optional[int] = ..., segment_max_age_ms: _Optional[int] = ..., compact_max_goroutines: _Optional[int] = ..., compact_enabled: bool = ..., auto_pause_time_ms: _Optional[int] = ..., auto_pause_disable_if_subscribers: bool = ..., min_isr: _Optional[int] = ..., optimistic_concurrency_control: bool = ..., encryption: bool = ...) -> None: ...
+
+class Placement(_message.Message):
+    __slots__ = ("replicas", "leader")
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    replicas: _containers.RepeatedScalarFieldContainer[str]
+    leader: str
+    def __init__(self, replicas: _Optional[_Iterable[str]] = ..., leader: _Optional[str] = ...) -> None: ...
+
+class CreateStream(_message.Message):
+    __slots__ = ("name", "subject", "group", "stream_id", "creation_ns", "settings", "partitions")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    CREATION_NS_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    subject: str
+    group: str
+    stream_id: bytes
+    creation_ns: int
+    settings: StreamSettings
+    partitions: _containers.RepeatedCompositeFieldContainer[Placement]
+    def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., group: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., creation_ns: _Optional[int] = ..., settings: _Optional[_Union[StreamSettings, _Mapping]] = ..., partitions: _Optional[_Iterable[_Union[Placement, _Mapping]]] = ...) -> None: ...
+
+class DeleteStream(_message.Message):
+    __slots__ = ("name", "stream_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    stream_id: bytes
+    def __init__(self, name: _Optional[str] = ..., stream_id: _Optional[bytes] = ...) -> None: ...
+
+class PartitionState(_message.Message):
+    __slots__ = ("replicas", "isr", "leader", "leader_epoch", "epoch", "paused", "readonly")
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    ISR_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    LEADER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    READONLY_FIELD_NUMBER: _ClassVar[int]
+    replicas: _containers.RepeatedScalarFieldContainer[str]
+    isr: _containers.RepeatedScalarFieldContainer[str]
+    leader: str
+    leader_epoch: int
+    epoch: int
+    paused: bool
+    readonly: bool
+    def __init__(self, replicas: _Optional[_Iterable[str]] = ..., isr: _Optional[_Iterable[str]] = ..., leader: _Optional[str] = ..., leader_epoch: _Optional[int] = ..., epoch: _Optional[int] = ..., paused: bool = ..., readonly: bool = ...) -> None: ...
+
+class StreamState(_message.Message):
+    __slots__ = ("name", "subject", "group", "stream_id", "creation_ns", "settings", "partitions", "resume_all")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    CREATION_NS_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    RESUME_ALL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    subject: str
+    group: str
+    stream_id: bytes
+    creation_ns: int
+    settings: StreamSettings
+    partitions: _containers.RepeatedCompositeFieldContainer[PartitionState]
+    resume_all: bool
+    def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., group: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., creation_ns: _Optional[int] = ..., settings: _Optional[_Union[StreamSettings, _Mapping]] = ..., partitions: _Optional[_Iterable[_Union[PartitionState, _Mapping]]] = ..., resume_all: bool = ...) -> None: ...
+
+class ClusterSnapshot(_message.Message):
+    __slots__ = ("version", "applied_index", "streams", "deleted_stream_ids")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    DELETED_STREAM_IDS_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    applied_index: int
+    streams: _containers.RepeatedCompositeFieldContainer[StreamState]
+    deleted_stream_ids: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, version: _Optional[int] = ..., applied_index: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamState, _Mapping]]] = ..., deleted_stream_ids: _Optional[_Iterable[bytes]] = ...) -> None: ...

@@ -1,0 +1,29 @@
+"""The gRPC server on Trio: purerpc's services and messages on a transport fit for a log server.
+
+The way of a call: `server` accepts, `connection` reads frames (`http2`) and headers (`headers`), a
+`stream` holds what has arrived and sends what is answered, `call` runs the servicer's method. `limits`
+bounds what a peer may cost, `context` is what a handler knows about its call, `framing` is the bulk form of
+messages.
+"""
+
+from .call import raw_requests
+from .context import CallContext, Request
+from .errors import RpcFailedError, Status, StatusCode, rpc_error
+from .framing import Frames
+from .health import HealthServicer
+from .limits import Limits
+from .server import RpcServer
+
+__all__ = [
+    "RpcServer",
+    "Limits",
+    "Frames",
+    "CallContext",
+    "Request",
+    "Status",
+    "StatusCode",
+    "RpcFailedError",
+    "rpc_error",
+    "raw_requests",
+    "HealthServicer",
+]

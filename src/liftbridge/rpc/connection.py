@@ -1,0 +1,549 @@
+"""One client's connection: HTTP/2 state, flow control of the whole, and the tasks that serve it.
+
+Three tasks own a connection: the reader, which parses frames and starts a task per call; the writer, the
+only one that touches the socket's sending side; and the watch, which ends connections that say nothing.
+Handlers append finished frames to one buffer and the writer sends all that has gathered in one system
+call, so a burst of answers costs one wake-up.
+
+Invariants:
+- The write buffer holds at most `Limits.write_buffer` of DATA. What else is written (headers, trailers,
+  answers to control frames) is bounded as the reader stops while the buffer is twice as full.
+- A frame in the buffer is complete; frames of one stream are in order. Urgent frames (PING answers, window
+  updates) go ahead of the rest.
+- Header blocks are decoded in their order, wanted or not: the compression state depends on it.
+- Whatever the peer does ends this connection at worst.
+"""
+
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import trio
+
+from . import headers, http2
+from .call import Method
+from .context import CallContext, Request
+from .errors import Status, StatusCode
+from .http2 import ConnectionFailure, ErrorCode, StreamFailure
+from .limits import Limits, Meter
+from .stream import Stream
+
+logger = logging.getLogger("liftbridge.rpc")
+
+_READ_SIZE = 64 * 1024
+_WORTH_A_SEND = 32 * 1024  # bytes for which a system call is cheaper than a copy
+_REMEMBERED_RESETS = 1_000
+_LINGER = 1.0  # seconds for the last frames to reach the peer
+_SHUTTING_DOWN = "the server is shutting down"
+
+
+class Connection:
+    """Serves one connection until it ends."""
+
+    def __init__(
+        self,
+        transport: trio.abc.Stream,
+        methods: "dict[str, Method]",
+        limits: Limits,
+        peer: str,
+        peer_certificate: "dict[str, Any] | None" = None,
+    ) -> None:
+        self.limits = limits
+        self.peer = peer
+        self.peer_max_frame_size = http2.DEFAULT_FRAME_SIZE
+        self.send_window = http2.DEFAULT_WINDOW
+        self.partial_bytes = 0
+        """Bytes of incomplete messages beyond the window."""
+        self._peer_certificate = peer_certificate
+        self._transport = transport
+        self._methods = methods
+        self._frames = http2.FrameReader(limits.max_frame_size)
+        self._decoder = headers.RequestDecoder(limits.max_header_list_size)
+        self._streams: dict[int, Stream] = {}  # those with a running handler
+        self._reset_streams: OrderedDict[int, None] = OrderedDict()  # ended before the client ended them
+        self._highest_stream = 0
+        self._accepted_stream = http2.MAX_STREAM_ID  # the last one served, once the connection is ending
+        self._header_block: bytearray | None = None  # while CONTINUATION frames are due
+        self._header_stream = 0
+        self._header_flags = 0
+        self._continuations = 0
+        self._peer_initial_window = http2.DEFAULT_WINDOW
+        self._settings_seen = False
+        self._no_table_due = False
+        self._receive_window = limits.connection_window
+        self._window_owed = 0
+        self._resets = Meter(limits.max_resets, limits.abuse_period)
+        self._control_frames = Meter(limits.max_control_frames, limits.abuse_period)
+        self._out: list[bytes] = []
+        self._urgent: list[bytes] = []
+        self._out_size = 0
+        self._writer = trio.lowlevel.ParkingLot()
+        self._waiting_for_room = trio.lowlevel.ParkingLot()
+        self._drained = trio.lowlevel.ParkingLot()
+        self._read_scope = trio.CancelScope()
+        self._calls: trio.Nursery | None = None
+        self._last_received = trio.current_time()
+        self._broken = False
+        self._handlers = {
+            http2.DATA: self._on_data,
+            http2.HEADERS: self._on_headers,
+            http2.PRIORITY: self._on_priority,
+            http2.RST_STREAM: self._on_rst_stream,
+            http2.SETTINGS: self._on_settings,
+            http2.PUSH_PROMISE: self._on_push_promise,
+            http2.PING: self._on_ping,
+            http2.GOAWAY: self._on_goaway,
+            http2.WINDOW_UPDATE: self._on_window_update,
+            http2.CONTINUATION: self._on_continuation,
+        }
+
+    # Life of the connection.
+
+    async def serve(self) -> None:
+        """Serve the connection until the client leaves, breaks the protocol, or `shut_down` has ended it."""
+        self._write_preface()
+        async with trio.open_nursery() as io:
+            io.start_soon(self._write)
+            io.start_soon(self._watch)
+            async with trio.open_nursery() as calls:
+                self._calls = calls
+                with self._read_scope:
+                    await self._read()
+                # With the reader gone nobody tells a handler that its client is gone.
+                calls.cancel_scope.cancel()
+            await self._linger()
+            io.cancel_scope.cancel()
+
+    def shut_down(self) -> None:
+        """Accept no more calls, end streaming ones with UNAVAILABLE, close when the last call has ended."""
+        if self._accepted_stream != http2.MAX_STREAM_ID:
+            return
+        self._accepted_stream = self._highest_stream
+        self.write(http2.goaway(self._highest_stream, ErrorCode.NO_ERROR, _SHUTTING_DOWN))
+        for stream in self._streams.values():
+            if stream.streaming:
+                stream.abort(Status(StatusCode.UNAVAILABLE, _SHUTTING_DOWN))
+        if not self._streams:
+            self._read_scope.cancel()
+
+    def end_calls(self) -> None:
+        """End every call with UNAVAILABLE; the second step after `shut_down`."""
+        for stream in self._streams.values():
+            stream.abort(Status(StatusCode.UNAVAILABLE, _SHUTTING_DOWN))
+
+    def _write_preface(self) -> None:
+        limits = self.limits
+        self.write(
+            http2.settings(
+                {
+                    http2.SETTINGS_MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
+                    http2.SETTINGS_INITIAL_WINDOW_SIZE: limits.stream_window,
+                    http2.SETTINGS_MAX_FRAME_SIZE: limits.max_frame_size,
+                    http2.SETTINGS_MAX_HEADER_LIST_SIZE: limits.max_header_list_size,
+                }
+            )
+        )
+        if limits.connection_window > http2.DEFAULT_WINDOW:
+            self.write(http2.window_update(0, limits.connection_window - http2.DEFAULT_WINDOW))
+
+    async def _read(self) -> None:
+        try:
+            await self._read_preface()
+            while received := await self._receive():
+                for kind, flags, stream_id, payload in self._frames.frames(received):
+                    self._handle(kind, flags, stream_id, payload)
+                if self._out_size > 2 * self.limits.write_buffer:
+                    await self._wait_drained()
+        except ConnectionFailure as failure:
+            logger.info("closing the connection of %s: %s (%s)", self.peer, failure, failure.code.name)
+            self._accepted_stream = min(self._accepted_stream, self._highest_stream)
+            self.write(http2.goaway(self._highest_stream, failure.code, str(failure)))
+        except Exception:
+            logger.exception("closing the connection of %s after a defect of the server", self.peer)
+            self.write(http2.goaway(self._highest_stream, ErrorCode.INTERNAL_ERROR))
+
+    async def _read_preface(self) -> None:
+        missing = http2.PREFACE
+        while missing and not self._broken:
+            received = await self._receive(len(missing))
+            if not missing.startswith(received):
+                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the client does not speak HTTP/2")
+            missing = missing[len(received) :]
+
+    async def _receive(self, most: int = _READ_SIZE) -> "bytes | bytearray":
+        try:
+            received = await self._transport.receive_some(most)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            logger.debug("the connection of %s broke: %r", self.peer, error.__cause__ or error)
+            received = b""
+        if not received:
+            self._broken = True
+        self._last_received = trio.current_time()
+        return received
+
+    async def _watch(self) -> None:
+        """End a connection without a preface, or one whose client does not answer a PING."""
+        limits = self.limits
+        await trio.sleep(limits.preface_timeout)
+        if not self._settings_seen:
+            logger.info("closing the connection of %s: no HTTP/2 preface in time", self.peer)
+            self._break()
+            return
+        while True:
+            await trio.sleep_until(self._last_received + limits.keepalive_interval)
+            if trio.current_time() < self._last_received + limits.keepalive_interval:
+                continue
+            asked = trio.current_time()
+            self.write_urgent(http2.frame(http2.PING, 0, 0, b"liftlive"))
+            await trio.sleep_until(asked + limits.keepalive_timeout)
+            if self._last_received < asked:
+                logger.info("closing the connection of %s: it does not answer", self.peer)
+                self._break()
+                return
+
+    def _break(self) -> None:
+        self._broken = True
+        self._read_scope.cancel()
+        self._writer.unpark()
+
+    async def _linger(self) -> None:
+        """Get the last frames to the peer: a socket closed with unread input would destroy them."""
+        if self._broken:
+            return
+        with trio.move_on_after(_LINGER):
+            while self._out or self._urgent or self._out_size:
+                await self._wait_drained()
+                if self._broken:
+                    return
+            if isinstance(self._transport, trio.SocketStream):
+                try:
+                    await self._transport.send_eof()
+                except trio.BrokenResourceError:
+                    return
+            for _ in range(1_000):
+                if not await self._receive():
+                    return
+
+    # Writing.
+
+    def write(self, frames: bytes) -> None:
+        """Append complete frames to what the writer sends."""
+        self._out.append(frames)
+        self._out_size += len(frames)
+        self._control_frames.reset()
+        self._writer.unpark()
+
+    def write_urgent(self, frames: bytes) -> None:
+        """Send a PING or WINDOW_UPDATE frame ahead of what is waiting."""
+        self._urgent.append(frames)
+        self._out_size += len(frames)
+        self._writer.unpark()
+
+    async def _write(self) -> None:
+        while True:
+            while not self._out and not self._urgent:
+                await self._writer.park()
+            batch = self._urgent + self._out if self._urgent else self._out
+            self._out, self._urgent = [], []
+            for data in _joined(batch):
+                try:
+                    await self._transport.send_all(data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    self._break()
+                    self._drained.unpark_all()
+                    return
+                self._out_size -= len(data)
+                self._drained.unpark_all()
+                self.pass_room_on()
+
+    async def _wait_drained(self) -> None:
+        if self._broken:
+            return
+        await self._drained.park()
+
+    def send_room(self) -> int:
+        """Return how many bytes of DATA may be written now: the lesser of window and buffer."""
+        return min(self.send_window, self.limits.write_buffer - self._out_size)
+
+    async def wait_for_room(self) -> None:
+        """Wait in line until `send_room` may be positive."""
+        await self._waiting_for_room.park()
+
+    def pass_room_on(self) -> None:
+        """Wake the first in line if there is room. Who leaves room unused must call this."""
+        if self._waiting_for_room and self.send_room() > 0:
+            self._waiting_for_room.unpark()
+
+    def header_prefix(self) -> bytes:
+        """Return what the next header block must begin with."""
+        if not self._no_table_due:
+            return b""
+        self._no_table_due = False
+        return headers.NO_TABLE
+
+    # Flow control of received data.
+
+    def give_back(self, size: int) -> None:
+        """Return `size` bytes of the connection's receive window to the client, together with others."""
+        self._window_owed += size
+        if self._window_owed * 4 >= self.limits.connection_window:
+            self._receive_window += self._window_owed
+            self.write_urgent(http2.window_update(0, self._window_owed))
+            self._window_owed = 0
+
+    def reset_by_server(self, stream_id: int) -> None:
+        """Remember a stream the server ended first: frames of it that are under way are no error."""
+        self._reset_streams[stream_id] = None
+        if len(self._reset_streams) > _REMEMBERED_RESETS:
+            self._reset_streams.popitem(last=False)
+
+    # Frames.
+
+    def _handle(self, kind: int, flags: int, stream_id: int, payload: http2.Buffer) -> None:
+        in_block = self._header_block is not None
+        if in_block and (kind != http2.CONTINUATION or stream_id != self._header_stream):
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "another frame inside of a header block")
+        if not self._settings_seen and (kind != http2.SETTINGS or flags & http2.ACK):
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+        handler = self._handlers.get(kind)
+        if handler is None:
+            self._count_control_frame()  # an unknown type: to be ignored
+            return
+        try:
+            handler(flags, stream_id, payload)
+        except StreamFailure as failure:
+            self._fail_stream(failure)
+
+    def _fail_stream(self, failure: StreamFailure) -> None:
+        logger.debug("resetting stream %d of %s: %s", failure.stream_id, self.peer, failure)
+        self._count_reset()
+        stream = self._streams.get(failure.stream_id)
+        if stream is not None and not stream.finished:
+            stream.reset(failure.code)
+            stream.abort(None)
+        else:
+            self.write(http2.rst_stream(failure.stream_id, failure.code))
+            self.reset_by_server(failure.stream_id)
+
+    def _count_reset(self) -> None:
+        if self._resets.exceeded():
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many streams are reset")
+
+    def _count_control_frame(self) -> None:
+        if self._control_frames.exceeded():
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry no call")
+
+    def _on_data(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
+        flow_length = len(payload)
+        data = http2.without_padding(flags, payload)
+        self._receive_window -= flow_length
+        if self._receive_window < 0:
+            raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "DATA beyond the connection's window")
+        last = flags & http2.END_STREAM
+        if not data and not last:
+            self._count_control_frame()
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_not_idle(stream_id, "DATA")
+            self.give_back(flow_length)
+            if stream_id not in self._reset_streams:
+                raise StreamFailure(stream_id, ErrorCode.STREAM_CLOSED, "DATA for a stream that has ended")
+            return
+        if data or flow_length:
+            stream.feed(data, flow_length)
+        if last:
+            self._end_request(stream)
+
+    def _end_request(self, stream: Stream) -> None:
+        if stream.ended:
+            raise StreamFailure(stream.id, ErrorCode.STREAM_CLOSED, "the stream is ended twice")
+        stream.feed_end()
+
+    def _on_headers(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
+        if not stream_id & 1:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"HEADERS for stream {stream_id}")
+        block, self_dependent = http2.header_block_fragment(flags, stream_id, payload)
+        self._check_block_size(len(block))
+        if not flags & http2.END_HEADERS:
+            self._header_block = bytearray(block)
+            self._header_stream, self._header_flags, self._continuations = stream_id, flags, 0
+        else:
+            self._on_header_block(flags, stream_id, bytes(block))
+        if self_dependent:
+            raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
+
+    def _on_continuation(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
+        if self._header_block is None:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "CONTINUATION without HEADERS")
+        self._continuations += 1
+        self._check_block_size(len(self._header_block) + len(payload))
+        if self._continuations > self.limits.max_continuations:
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many CONTINUATION frames")
+        self._header_block += payload
+        if flags & http2.END_HEADERS:
+            block, self._header_block = bytes(self._header_block), None
+            self._on_header_block(self._header_flags, stream_id, block)
+
+    def _check_block_size(self, size: int) -> None:
+        if size > 4 * self.limits.max_header_list_size:
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, f"a header block of {size} bytes or more")
+
+    def _on_header_block(self, flags: int, stream_id: int, block: bytes) -> None:
+        last = bool(flags & http2.END_STREAM)
+        if stream_id > self._highest_stream:
+            self._highest_stream = stream_id
+            self._open(stream_id, block, last=last)
+            return
+        stream = self._streams.get(stream_id)
+        try:
+            if stream is not None and not stream.ended:
+                self._decoder.trailers(block)
+                if not last:
+                    raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR, "trailers not at the end")
+                self._end_request(stream)
+                return
+        except headers.MalformedHeaders as error:
+            raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR, str(error)) from None
+        self._decoder.skip(block)
+        if stream is not None:
+            raise StreamFailure(stream_id, ErrorCode.STREAM_CLOSED, "HEADERS after the end of the stream")
+        if stream_id not in self._reset_streams:
+            raise ConnectionFailure(ErrorCode.STREAM_CLOSED, "HEADERS for a stream that has ended")
+
+    def _open(self, stream_id: int, block: bytes, *, last: bool) -> None:
+        """Begin a call: start its handler, or answer it at once."""
+        try:
+            head = self._decoder.request(block)
+        except headers.MalformedHeaders as error:
+            raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR, str(error)) from None
+        if stream_id > self._accepted_stream:
+            raise StreamFailure(stream_id, ErrorCode.REFUSED_STREAM, _SHUTTING_DOWN)
+        if len(self._streams) >= self.limits.max_concurrent_streams:
+            raise StreamFailure(stream_id, ErrorCode.REFUSED_STREAM, "too many concurrent streams")
+        stream = Stream(self, stream_id, head, self._peer_initial_window, self.limits.stream_window)
+        stream.ended = last
+        if head.refusal is not None:
+            stream.finish(head.refusal.status, head.refusal.http_status)
+            return
+        method = self._methods.get(head.path)
+        if method is None:
+            message = f"{head.path} is no method of this server"
+            stream.finish(Status(StatusCode.UNIMPLEMENTED, message))
+            return
+        stream.streaming = method.streaming
+        self._streams[stream_id] = stream
+        assert self._calls is not None
+        self._calls.start_soon(self._run_call, method, stream)
+
+    async def _run_call(self, method: Method, stream: Stream) -> None:
+        head = stream.head
+        deadline = math.inf if head.timeout is None else stream.started + head.timeout
+        context = CallContext(head.path, self.peer, deadline, head.metadata, self._peer_certificate)
+        try:
+            await method.run(stream, Request(stream.id, head.scheme, head.service, head.method, context))
+        finally:
+            del self._streams[stream.id]
+            self.pass_room_on()
+            if not self._streams and self._accepted_stream != http2.MAX_STREAM_ID:
+                self._read_scope.cancel()
+
+    def _on_priority(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
+        self._count_control_frame()
+        http2.check_priority(stream_id, payload)
+
+    def _on_rst_stream(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
+        code = http2.parse_uint32(payload, "RST_STREAM")
+        self._check_not_idle(stream_id, "RST_STREAM")
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._count_control_frame()
+            return
+        self._count_reset()
+        logger.debug("%s reset stream %d (error code %d)", self.peer, stream_id, code)
+        stream.ended = True
+        stream.abort(None)
+
+    def _on_settings(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
+        if stream_id:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"SETTINGS for stream {stream_id}")
+        self._count_control_frame()
+        if flags & http2.ACK:
+            if payload:
+                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "an ACK of SETTINGS with settings")
+            return
+        self._settings_seen = True
+        for name, value in http2.parse_settings(payload):
+            if name == http2.SETTINGS_MAX_FRAME_SIZE:
+                self.peer_max_frame_size = value
+            elif name == http2.SETTINGS_HEADER_TABLE_SIZE:
+                self._no_table_due = self._no_table_due or value < http2.DEFAULT_TABLE_SIZE
+            elif name == http2.SETTINGS_INITIAL_WINDOW_SIZE:
+                self._change_windows(value - self._peer_initial_window)
+                self._peer_initial_window = value
+        self._out.append(http2.SETTINGS_ACK)  # not `write`: that would forgive a flood of SETTINGS
+        self._out_size += len(http2.SETTINGS_ACK)
+        self._writer.unpark()
+
+    def _change_windows(self, change: int) -> None:
+        try:
+            for stream in self._streams.values():
+                stream.grow_window(change)
+        except StreamFailure as failure:
+            raise ConnectionFailure(failure.code, str(failure)) from None
+
+    def _on_push_promise(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
+        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "a client must not push")
+
+    def _on_ping(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
+        if stream_id:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"PING for stream {stream_id}")
+        if len(payload) != 8:
+            raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, f"a PING of {len(payload)} bytes")
+        self._count_control_frame()
+        if not flags & http2.ACK:
+            self.write_urgent(http2.frame(http2.PING, http2.ACK, 0, bytes(payload)))
+
+    def _on_goaway(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
+        if stream_id:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"GOAWAY for stream {stream_id}")
+        # The client opens no more streams; those it has go on until it closes the connection.
+        self._count_control_frame()
+
+    def _on_window_update(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
+        self._count_control_frame()
+        increment = http2.parse_uint32(payload, "WINDOW_UPDATE") & http2.MAX_WINDOW
+        if not stream_id:
+            self.send_window += increment
+            if not increment:
+                raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
+            if self.send_window > http2.MAX_WINDOW:
+                raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "the connection's window overflows")
+            self.pass_room_on()
+            return
+        self._check_not_idle(stream_id, "WINDOW_UPDATE")
+        if not increment:
+            raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.grow_window(increment)
+
+    def _check_not_idle(self, stream_id: int, frame: str) -> None:
+        if not stream_id or stream_id > self._highest_stream or not stream_id & 1:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"{frame} for idle stream {stream_id}")
+
+
+def _joined(parts: "list[bytes]") -> Iterator[bytes]:
+    """Join what is small, so that one system call sends many answers; what is large goes as it is."""
+    small: list[bytes] = []
+    for part in parts:
+        if len(part) < _WORTH_A_SEND:
+            small.append(part)
+            continue
+        if small:
+            yield b"".join(small)
+            small = []
+        yield part
+    if small:
+        yield b"".join(small)

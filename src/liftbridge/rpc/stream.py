@@ -1,0 +1,357 @@
+"""One call's stream: what has arrived and waits for the handler, and what the handler sends.
+
+Invariants:
+- The flow-control window is given back for what the handler has taken. One exception: while the handler
+  waits for a message that is not complete, what has arrived of it is given back ahead, as a message may be
+  longer than the window. So a stream holds at most one window and one message.
+- Nothing is sent after the end of the stream, whoever ended it.
+- Between waiting for room and booking it there is no checkpoint: a cancelled handler never leaks room.
+"""
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from . import headers, http2
+from .errors import Status, StatusCode, rpc_error
+from .framing import MESSAGE_HEADER_SIZE, data_frames, message_frame, whole_messages
+from .http2 import ErrorCode, StreamFailure
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+_CHUNK = 256 * 1024  # at most so much at a time, so that streams of one connection take turns
+_WORTH_AN_UPDATE = 4  # a window is given back in parts of at least its fourth
+
+
+class Stream:
+    """The server's end of one HTTP/2 stream."""
+
+    __slots__ = (
+        "_ahead",
+        "_arrived",
+        "_connection",
+        "_inbound",
+        "_mid_item",
+        "_needed",
+        "_responding",
+        "_room",
+        "_window_changed",
+        "_window_owed",
+        "ended",
+        "final_status",
+        "finished",
+        "head",
+        "id",
+        "receive_window",
+        "scope",
+        "send_window",
+        "started",
+        "streaming",
+    )
+
+    def __init__(
+        self,
+        connection: "Connection",
+        stream_id: int,
+        head: headers.RequestHead,
+        send_window: int,
+        window: int,
+    ) -> None:
+        self._connection = connection
+        self.id = stream_id
+        self.head = head
+        self.send_window = send_window
+        self.receive_window = window
+        self.started = trio.current_time()
+        self.ended = False
+        """The client has sent everything."""
+        self.finished = False
+        """The server has sent everything, or nobody wants it any more."""
+        self.streaming = False
+        """The method's response or request is a stream, so the call may last for ever."""
+        self.final_status: Status | None = None
+        """How the call ends when it is cancelled by the server."""
+        self.scope = trio.CancelScope()
+        self._inbound = bytearray()
+        self._needed = 0  # bytes the waiting handler cannot do without, 0 if it does not wait
+        self._arrived: trio.Event | None = None
+        self._ahead = 0  # bytes of `_inbound` whose window is given back already
+        self._window_owed = 0
+        self._window_changed: trio.Event | None = None
+        self._responding = False
+        self._mid_item = False
+
+    # Receiving: called by the connection's reader.
+
+    def feed(self, data: "bytes | bytearray", flow_length: int) -> None:
+        """Take the payload of one DATA frame.
+
+        Args:
+            data: the payload without padding.
+            flow_length: what the frame takes from the windows, in bytes.
+
+        Raises:
+            StreamFailure: the client ignores the window or has already ended the stream.
+        """
+        if self.ended:
+            raise StreamFailure(self.id, ErrorCode.STREAM_CLOSED, "DATA after the end of the stream")
+        self.receive_window -= flow_length
+        if self.receive_window < 0:
+            raise StreamFailure(self.id, ErrorCode.FLOW_CONTROL_ERROR, "DATA beyond the stream's window")
+        if self.finished:
+            self._connection.give_back(flow_length)
+            return
+        if flow_length > len(data):
+            self._give_back(flow_length - len(data))
+        self._inbound += data
+        if self._needed:
+            if len(self._inbound) >= self._needed:
+                self._wake()
+            else:
+                self._give_back_ahead()
+
+    def feed_end(self) -> None:
+        """Note that the client has sent everything."""
+        self.ended = True
+        if self._needed:
+            self._wake()
+
+    def grow_window(self, increment: int) -> None:
+        """Add to the send window; the peer's SETTINGS may also make it smaller, even negative.
+
+        Raises:
+            StreamFailure: the window grows beyond what HTTP/2 allows.
+        """
+        self.send_window += increment
+        if self.send_window > http2.MAX_WINDOW:
+            raise StreamFailure(self.id, ErrorCode.FLOW_CONTROL_ERROR, "the stream's window overflows")
+        if self._window_changed is not None and self.send_window > 0:
+            self._window_changed.set()
+
+    def _wake(self) -> None:
+        self._needed = 0
+        if self._arrived is not None:
+            self._arrived.set()
+
+    # Receiving: called by the handler's task.
+
+    async def receive_message(self) -> "bytes | None":
+        """Return the next request message, None at the end of the stream.
+
+        Raises:
+            RpcFailedError: the message is too long, compressed or cut off.
+        """
+        while True:
+            inbound = self._inbound
+            needed = MESSAGE_HEADER_SIZE
+            if len(inbound) >= MESSAGE_HEADER_SIZE:
+                length = int.from_bytes(inbound[1:MESSAGE_HEADER_SIZE], "big")
+                self._check_message(inbound[0], length)
+                needed += length
+                if len(inbound) >= needed:
+                    message = bytes(memoryview(inbound)[MESSAGE_HEADER_SIZE:needed])
+                    self._consume(needed)
+                    return message
+            if not await self._wait(needed):
+                return None
+
+    async def receive_batch(self) -> "bytes | None":
+        """Return every whole request message that has arrived, at least one; None at the end of the stream.
+
+        Raises:
+            RpcFailedError: the next message is too long, compressed or cut off.
+        """
+        while True:
+            end, flag, length = whole_messages(self._inbound, self._connection.limits.max_request_message)
+            if end:
+                batch = bytes(memoryview(self._inbound)[:end])
+                self._consume(end)
+                return batch
+            if length >= 0:
+                self._check_message(flag, length)
+            if not await self._wait(MESSAGE_HEADER_SIZE + max(length, 0)):
+                return None
+
+    def _check_message(self, flag: int, length: int) -> None:
+        if flag:
+            raise rpc_error(
+                StatusCode.UNIMPLEMENTED if flag == 1 else StatusCode.INTERNAL,
+                "compressed messages are not supported: send them uncompressed"
+                if flag == 1
+                else f"a message begins with {flag} where 0 is expected",
+            )
+        limit = self._connection.limits.max_request_message
+        if length > limit:
+            raise rpc_error(
+                StatusCode.RESOURCE_EXHAUSTED, f"a request message of {length} bytes; the limit is {limit}"
+            )
+
+    async def _wait(self, needed: int) -> bool:
+        """Wait until `needed` bytes are there; return False if the stream has ended before them."""
+        if self.ended:
+            if self._inbound:
+                raise rpc_error(StatusCode.INTERNAL, "the request ends in the middle of a message")
+            return False
+        self._needed = needed
+        self._give_back_ahead()
+        self._arrived = trio.Event()
+        try:
+            await self._arrived.wait()
+        finally:
+            self._needed = 0
+            self._arrived = None
+        return True
+
+    def _consume(self, size: int) -> None:
+        del self._inbound[:size]
+        ahead = min(size, self._ahead)
+        self._ahead -= ahead
+        self._connection.partial_bytes -= ahead
+        if size > ahead:
+            self._give_back(size - ahead)
+
+    def _give_back_ahead(self) -> None:
+        """Give back the window of an incomplete message, so that the rest of it can come."""
+        size = len(self._inbound) - self._ahead
+        if size and self._connection.partial_bytes + size <= self._connection.limits.max_partial_bytes:
+            self._ahead += size
+            self._connection.partial_bytes += size
+            self._give_back(size)
+        elif size:
+            self.abort(
+                Status(
+                    StatusCode.RESOURCE_EXHAUSTED,
+                    "unfinished messages hold too much memory: send fewer large messages at a time",
+                )
+            )
+
+    def _give_back(self, size: int) -> None:
+        self._connection.give_back(size)
+        self._window_owed += size
+        if not self.ended and self._window_owed * _WORTH_AN_UPDATE >= self._connection.limits.stream_window:
+            self.receive_window += self._window_owed
+            self._connection.write_urgent(http2.window_update(self.id, self._window_owed))
+            self._window_owed = 0
+
+    # Sending: called by the handler's task.
+
+    async def send_message(self, message: bytes) -> None:
+        """Send one serialized response message."""
+        await self.send(message_frame(message))
+
+    async def send(self, data: "bytes | bytearray | memoryview") -> None:
+        """Send whole length-prefixed messages, waiting while the client or the socket cannot take more."""
+        assert not self._mid_item, "one task at a time sends, and none after it was cancelled"
+        view = memoryview(data)
+        connection = self._connection
+        position, size = 0, len(view)
+        while position < size:
+            count = await self._reserve(min(size - position, _CHUNK))
+            self._mid_item = position + count < size
+            frames = data_frames(self.id, view[position : position + count], connection.peer_max_frame_size)
+            connection.write(frames if self._responding else self._response_headers() + frames)
+            position += count
+            connection.pass_room_on()
+        # Without this a handler that always has more to send would never let others run.
+        await trio.lowlevel.checkpoint()
+
+    async def respond(self, message: bytes) -> None:
+        """Send the only response message and end the call with OK, in one piece if the windows allow."""
+        data = message_frame(message)
+        connection = self._connection
+        size = len(data)
+        if self.finished:
+            return
+        if self._responding or size > min(self.send_window, connection.send_room(), _CHUNK):
+            await self.send(data)
+            self.finish(Status(StatusCode.OK))
+            return
+        self.send_window -= size
+        connection.send_window -= size
+        frames = data_frames(self.id, data, connection.peer_max_frame_size)
+        self._end(self._response_headers() + frames + self._headers_frame(headers.TRAILERS_OK, last=True))
+
+    async def _reserve(self, wanted: int) -> int:
+        """Book room in both windows and the write buffer; return how many bytes, at least one."""
+        connection = self._connection
+        while True:
+            if self.finished:
+                # The client has reset the stream while the handler was about to run: cancellation comes here.
+                await trio.lowlevel.checkpoint()
+                raise trio.ClosedResourceError("the call is over")
+            if self.send_window <= 0:
+                connection.pass_room_on()
+                self._window_changed = trio.Event()
+                try:
+                    await self._window_changed.wait()
+                finally:
+                    self._window_changed = None
+                continue
+            room = connection.send_room()
+            if room <= 0:
+                await connection.wait_for_room()
+                continue
+            count = min(wanted, self.send_window, room)
+            self.send_window -= count
+            connection.send_window -= count
+            return count
+
+    # Ending.
+
+    def finish(self, status: Status, http_status: int = 200) -> None:
+        """End the response with `status`; without effect if the stream is over."""
+        if self.finished:
+            return
+        if self._mid_item:
+            # Trailers after a part of a message would be reported as a broken message, not with our status.
+            # Clients map REFUSED_STREAM to UNAVAILABLE and CANCEL to CANCELLED.
+            unavailable = status.status_code is StatusCode.UNAVAILABLE
+            self.reset(ErrorCode.REFUSED_STREAM if unavailable else ErrorCode.CANCEL)
+        elif self._responding:
+            ok = status.status_code is StatusCode.OK
+            block = headers.TRAILERS_OK if ok else headers.trailers(status)
+            self._end(self._headers_frame(block, last=True))
+        else:
+            self._end(self._headers_frame(headers.trailers_only(status, http_status), last=True))
+
+    def reset(self, code: ErrorCode) -> None:
+        """End the stream in both directions at once."""
+        if not self.finished:
+            self.finished = True
+            self._connection.write(http2.rst_stream(self.id, code))
+            self._connection.reset_by_server(self.id)
+            self.release()
+
+    def abort(self, status: "Status | None") -> None:
+        """Cancel the handler; the call then ends with `status`, or silently if that is None."""
+        self.final_status = status
+        if status is None:
+            self.finished = True
+        self.scope.cancel()
+
+    def release(self) -> None:
+        """Give the connection back what the handler did not read."""
+        self._connection.partial_bytes -= self._ahead
+        unread = len(self._inbound) - self._ahead
+        self._inbound = bytearray()
+        self._ahead = 0
+        if unread:
+            self._connection.give_back(unread)
+
+    def _end(self, last_frames: bytes) -> None:
+        self.finished = True
+        if not self.ended:
+            # The client need not send the rest (RFC 9113, 8.1).
+            last_frames += http2.rst_stream(self.id, ErrorCode.NO_ERROR)
+            self._connection.reset_by_server(self.id)
+        self._connection.write(last_frames)
+        self.release()
+
+    def _response_headers(self) -> bytes:
+        self._responding = True
+        return self._headers_frame(headers.RESPONSE_HEADERS, last=False)
+
+    def _headers_frame(self, block: bytes, *, last: bool) -> bytes:
+        flags = http2.END_HEADERS | (http2.END_STREAM if last else 0)
+        return http2.frame(http2.HEADERS, flags, self.id, self._connection.header_prefix() + block)

@@ -1,0 +1,337 @@
+"""Altered bytes in any file: never a crash, never a wrong record, and the right name for it."""
+
+import os
+import random
+import shutil
+import uuid
+
+import pytest
+from log_helpers import (
+    BATCH_HEADER,
+    PREFIX,
+    SEGMENT_HEADER,
+    STREAM,
+    Record,
+    batch,
+    indexes,
+    messages,
+    numbered,
+    numbers,
+    open_log,
+    read_all,
+    read_all_reverse,
+    segments,
+)
+
+from liftbridge._log import Segment, crc32c
+from liftbridge.log import CorruptBatchError, ForeignLogError, Log, LogDamagedError, LogError, LogOptions
+from liftbridge.log.index import load_index, read_summary
+
+SEGMENT_MAX = 700  # two batches of three records
+
+
+def build(directory, batches=3, close=False, **options):
+    """A log of batches of three numbered records; returns the position of each batch in the last file."""
+    log = open_log(directory, **options)
+    positions = []
+    for n in range(batches):
+        log.append(numbered(3 * n, 3))
+        positions.append(log._view.active.last_position)
+    log.sync()
+    if close:
+        log.close()
+    return positions
+
+
+def copies(tmp_path, original, count):
+    for n in range(count):
+        directory = tmp_path / f"copy{n}"
+        shutil.copytree(original, directory)
+        yield directory
+        shutil.rmtree(directory)
+
+
+def flip(path, position, mask=0x41):
+    with path.open("r+b") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ mask]))
+
+
+def test_every_byte_of_an_unclean_active_segment(tmp_path):
+    """All but the last batch are proven by what follows; a bad last one cannot be told from a torn write."""
+    positions = build(tmp_path / "log")
+    size = segments(tmp_path / "log")[0].stat().st_size
+    for index in indexes(tmp_path / "log"):
+        index.unlink()
+    places = [*range(136), 2000, SEGMENT_HEADER - 1, *range(SEGMENT_HEADER, size)]
+    for place, directory in zip(places, copies(tmp_path, tmp_path / "log", len(places)), strict=True):
+        flip(segments(directory)[0], place)
+        if place >= positions[-1]:
+            log = open_log(directory)
+            assert (log.next_offset, log.truncated_bytes) == (6, size - positions[-1])
+            assert numbers(read_all(log)) == [0, 1, 2, 3, 4, 5]
+            continue
+        with pytest.raises(LogDamagedError) as caught:
+            open_log(directory)
+        damaged = [p for p in positions if p <= place][-1] if place >= SEGMENT_HEADER else 0
+        assert caught.value.position == damaged, place
+        assert str(segments(directory)[0]) in str(caught.value)
+        assert segments(directory)[0].stat().st_size == size, "damage must not cost anything more"
+
+
+def test_bytes_of_a_cleanly_closed_active_segment(tmp_path):
+    """The index remembers what was synced, so even the last batch is not dropped as torn."""
+    positions = build(tmp_path / "log", close=True)
+    size = segments(tmp_path / "log")[0].stat().st_size
+    places = range(SEGMENT_HEADER, size, 3)
+    for place, directory in zip(places, copies(tmp_path, tmp_path / "log", len(places)), strict=True):
+        flip(segments(directory)[0], place)
+        if place >= positions[-1]:
+            with pytest.raises(LogDamagedError) as caught:
+                open_log(directory)
+            assert caught.value.position == positions[-1]
+            continue
+        log = open_log(directory)
+        damaged = [n for n, p in enumerate(positions) if p <= place][-1]
+        frames, following = log.read_frames(0, 9, PREFIX) if damaged else (b"", 0)
+        assert numbers(messages(frames)) == list(range(3 * damaged)), "what is in front is still served"
+        with pytest.raises(CorruptBatchError) as caught_read:
+            log.read_frames(following, 9, PREFIX)
+        assert caught_read.value.position == positions[damaged]
+        with pytest.raises(CorruptBatchError):
+            read_all_reverse(log, 8)
+        log.close()
+
+
+def test_bytes_of_sealed_segments_without_index(tmp_path):
+    build(tmp_path / "log", batches=5, segment_max_bytes=SEGMENT_MAX)
+    first = segments(tmp_path / "log")[0]
+    size = first.stat().st_size
+    for index in indexes(tmp_path / "log"):
+        index.unlink()
+    places = [0, 20, 33, 127, *range(SEGMENT_HEADER, size, 3)]
+    for place, directory in zip(places, copies(tmp_path, tmp_path / "log", len(places)), strict=True):
+        flip(segments(directory)[0], place)
+        with pytest.raises(LogDamagedError):
+            open_log(directory, segment_max_bytes=SEGMENT_MAX)
+
+
+def test_every_byte_of_an_index_file(tmp_path):
+    build(tmp_path / "log", batches=5, segment_max_bytes=SEGMENT_MAX)
+    size = indexes(tmp_path / "log")[0].stat().st_size
+    for place, directory in zip(range(size), copies(tmp_path, tmp_path / "log", size), strict=True):
+        flip(indexes(directory)[0], place)
+        log = open_log(directory, segment_max_bytes=SEGMENT_MAX)
+        assert numbers(read_all(log)) == list(range(15))
+        assert log.offset_at_or_after(4000) == 4
+        log.close()
+
+
+def test_no_byte_of_an_index_goes_unchecked(tmp_path):
+    log = open_log(tmp_path)
+    for n in range(0, 300, 10):
+        log.append(numbered(n, 10, size=300))
+    log.close()
+    (path,), (index,) = segments(tmp_path), indexes(tmp_path)
+    summary = read_summary(index, STREAM, 3, 0)
+    original = index.read_bytes()
+    assert load_index(Segment(-1, path, 0), summary)
+    for place in range(len(original)):
+        flip(index, place, 1 << place % 8)
+        assert not load_index(Segment(-1, path, 0), summary)
+        index.write_bytes(original)
+    for length in range(len(original)):
+        index.write_bytes(original[:length])
+        assert not load_index(Segment(-1, path, 0), summary)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_damage_of_any_kind(tmp_path, seed):
+    """Cuts, zeros, repetitions and noise anywhere: an error or a prefix, never another record."""
+    chance = random.Random(seed)
+    build(
+        tmp_path,
+        batches=8,
+        close=chance.random() < 0.5,
+        segment_max_bytes=chance.choice([SEGMENT_MAX, 100_000]),
+    )
+    for _ in range(chance.randint(1, 3)):
+        path = chance.choice(segments(tmp_path) + indexes(tmp_path))
+        content = bytearray(path.read_bytes())
+        start = chance.randrange(len(content))
+        stop = min(len(content), start + chance.choice([1, 16, 500, 5000]))
+        match chance.randrange(4):
+            case 0:
+                del content[start:stop]
+            case 1:
+                content[start:stop] = bytes(stop - start)
+            case 2:
+                content[start:start] = content[start:stop]
+            case 3:
+                content[start:stop] = chance.randbytes(stop - start)
+        path.write_bytes(content)
+    try:
+        log = open_log(tmp_path, segment_max_bytes=SEGMENT_MAX)
+        found = numbers(read_all(log))
+        assert found == list(range(len(found)))
+        backwards = numbers(read_all_reverse(log, log.next_offset - 1))
+        assert backwards == found[::-1]
+        log.close()
+    except LogError as error:
+        assert str(tmp_path) in str(error)
+
+
+def test_a_batch_that_is_well_formed_but_not_the_next(tmp_path):
+    """A repeated batch has a good checksum; its offsets tell."""
+    positions = build(tmp_path, batches=3)
+    path = segments(tmp_path)[0]
+    content = path.read_bytes()
+    path.write_bytes(content[: positions[1]] + content[positions[0] : positions[1]] + content[positions[1] :])
+    with pytest.raises(LogDamagedError, match="base offset") as caught:
+        open_log(tmp_path)
+    assert caught.value.position == positions[1]
+
+
+def test_a_batch_of_another_history_is_noticed_by_the_chain(tmp_path):
+    """Its checksum and offsets are good; what it was written behind is not what is there."""
+    positions = build(tmp_path / "a", batches=3)
+    other = open_log(tmp_path / "b")
+    other.append(batch(Record(b"%d:" % n + b"y" * 20, 1000 * n) for n in range(3)))
+    other.append(numbered(3, 3))
+    other.close()
+    path = segments(tmp_path / "a")[0]
+    foreign = segments(tmp_path / "b")[0].read_bytes()
+    content = path.read_bytes()
+    assert len(foreign) == positions[2]
+    path.write_bytes(content[: positions[1]] + foreign[positions[1] :] + content[positions[2] :])
+    with pytest.raises(LogDamagedError, match="follows is another"):
+        open_log(tmp_path / "a")
+
+
+def rewritten(path, position, change):
+    """Alter a batch and give it a good checksum again: what only a faulty writer could leave."""
+    content = bytearray(path.read_bytes())
+    length = int.from_bytes(content[position + 4 : position + 8], "little")
+    change(memoryview(content)[position : position + length])
+    checksum = crc32c(bytes(content[position + 12 : position + length]))
+    content[position + 8 : position + 12] = checksum.to_bytes(4, "little")
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        (slice(12, 14), b"\x01\0", "attributes"),
+        (slice(14, 16), b"\x02\0", "version"),
+        (slice(16, 24), b"\xff" * 8, "impossible"),
+        (slice(24, 28), b"\x01\0\0\0", "impossible"),
+        (slice(28, 32), bytes(4), "impossible"),
+        (slice(28, 32), b"\xff" * 4, "impossible"),
+        (slice(48, 56), bytes(8), "timestamps"),
+        (slice(76, 80), bytes(4), "body length"),
+    ],
+)
+def test_impossible_headers_with_a_good_checksum(tmp_path, field, value, reason):
+    positions = build(tmp_path)
+    rewritten(segments(tmp_path)[0], positions[1], lambda batch: batch.__setitem__(field, value))
+    with pytest.raises(LogDamagedError, match=reason) as caught:
+        open_log(tmp_path)
+    assert caught.value.position == positions[1]
+
+
+def test_every_byte_of_records_altered_under_a_good_checksum(tmp_path):
+    """No content of a record, however it came about, makes a reader run wild: an error or whole messages."""
+    (position,) = build(tmp_path, batches=1)
+    path = segments(tmp_path)[0]
+    original = path.read_bytes()
+    refused = 0
+    for place in range(BATCH_HEADER, len(original) - position):
+        for value in (0x00, 0x7F, 0xFF):
+            path.write_bytes(original)
+            rewritten(path, position, lambda batch, n=place, v=value: batch.__setitem__(n, v))
+            segment = Segment(os.open(path, os.O_RDONLY), path, 0)
+            assert segment.scan(len(original)) == ""
+            try:
+                for frames in (segment.read_frames(0, 3, b"")[0], segment.read_frames_reverse(2, 0, b"")[0]):
+                    assert len(list(split_frames(frames))) == 3
+                assert -1 <= segment.offset_at_or_after(1) < 3
+            except CorruptBatchError as error:
+                assert error.position == position
+                refused += 1
+    assert refused > 100
+
+
+def split_frames(frames):
+    while frames:
+        length = int.from_bytes(frames[1:5], "big")
+        assert len(frames) >= 5 + length
+        yield frames[5 : 5 + length]
+        frames = frames[5 + length :]
+
+
+def test_a_missing_segment_is_named(tmp_path):
+    build(tmp_path, batches=6, segment_max_bytes=SEGMENT_MAX)
+    segments(tmp_path)[1].unlink()
+    with pytest.raises(LogDamagedError, match="missing") as caught:
+        open_log(tmp_path, segment_max_bytes=SEGMENT_MAX)
+    assert caught.value.path == segments(tmp_path)[1]
+
+
+def test_a_segment_shorter_than_what_was_synced(tmp_path):
+    build(tmp_path, close=True)
+    path = segments(tmp_path)[0]
+    os.truncate(path, path.stat().st_size - 10)
+    with pytest.raises(LogDamagedError, match="index file"):
+        open_log(tmp_path)
+
+
+@pytest.mark.parametrize("change", [-10, 1, 500])
+def test_a_sealed_segment_of_another_length_than_its_index_says(tmp_path, change):
+    log = open_log(tmp_path, segment_max_bytes=SEGMENT_MAX)
+    for n in range(0, 15, 3):
+        log.append(numbered(n, 3))
+    log.close()
+    path = segments(tmp_path)[0]
+    size = path.stat().st_size
+    os.truncate(path, size + change)
+    with pytest.raises(LogDamagedError) as caught:
+        open_log(tmp_path, segment_max_bytes=SEGMENT_MAX)
+    assert caught.value.path == path
+    assert size - 300 < caught.value.position <= size
+
+
+@pytest.mark.parametrize(("stream_id", "partition"), [(uuid.uuid4(), 3), (STREAM, 4)])
+def test_files_of_another_stream_are_not_adopted(tmp_path, stream_id, partition):
+    build(tmp_path, close=True)
+    with pytest.raises(ForeignLogError, match=str(STREAM)):
+        Log.open(tmp_path, stream_id=stream_id, partition=partition, options=LogOptions())
+
+
+def test_a_newer_format_is_refused_not_removed(tmp_path):
+    open_log(tmp_path).close()
+    path = segments(tmp_path)[0]
+    content = bytearray(path.read_bytes())
+    content[8] = 3
+    content[124:128] = crc32c(bytes(content[:124])).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(LogDamagedError, match="format"):
+        open_log(tmp_path)
+    assert path.exists()
+
+
+def test_values_that_look_like_a_batch_header_do_not_stop_the_search_behind_them(tmp_path):
+    """The probe for what follows a bad batch passes over magic numbers in payloads."""
+    log = open_log(tmp_path)
+    header = segments(tmp_path)[0].read_bytes()
+    log.append(numbered(0, 1))
+    magic = segments(tmp_path)[0].read_bytes()[len(header) : len(header) + 8]
+    log.append(batch([Record(b"1:" + (magic + b"xyz") * 300, 1000)]))
+    bad = log._view.active.last_position
+    log.append(numbered(2, 1))
+    log.sync()
+    flip(segments(tmp_path)[0], bad + 5)  # its length, so where it ends is unknown
+    with pytest.raises(LogDamagedError, match="follows at byte") as caught:
+        open_log(tmp_path)
+    assert caught.value.position == bad
