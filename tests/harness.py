@@ -46,6 +46,12 @@ METHODS = {
 }
 
 
+def freeze(pid: int) -> None:
+    """SIGSTOP a child process and wait until it has stopped; until then it still answers."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
+
+
 class Api:
     """grpcio stubs of proto.API: `api.CreateStream(request, timeout=...)`."""
 
@@ -210,8 +216,6 @@ class Server:
 
     def api(self, **options: Any) -> Api:
         """grpcio stubs on a new channel to the server."""
-        # A pool of its own: a new channel must not inherit the back-off of one that met a stopped server.
-        options = {"grpc.use_local_subchannel_pool": 1, **options}
         # With connections of its own, a channel does not wait until those to a killed server are tried again.
         options = {"grpc.use_local_subchannel_pool": 1, **options}
         channel = grpc.insecure_channel(self.address, options=list(options.items()))

@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from harness import Nats
+from harness import Nats, freeze
 from nats_jwt import decentralised
 
 from liftbridge._wire import CollectingSink
@@ -388,7 +388,7 @@ async def test_waiters_learn_that_the_connection_is_lost(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "FLUSH_TIMEOUT", float("inf"))
     with start(tmp_path) as nats, trio.fail_after(SECONDS):
         async with connected(nats.url) as connection:
-            os.kill(nats.process.pid, signal.SIGSTOP)
+            freeze(nats.process.pid)
             errors = []
 
             async def flush():
@@ -562,7 +562,7 @@ async def test_a_server_that_falls_silent_is_noticed(tmp_path, log):
     with start(tmp_path) as nats:
         async with connected(nats.url, ping_interval=0.05) as connection:
             await check_works(connection)
-            os.kill(nats.process.pid, signal.SIGSTOP)
+            freeze(nats.process.pid)
             await log.wait("lost the connection to NATS .NATS was silent for")
             os.kill(nats.process.pid, signal.SIGCONT)
             with trio.fail_after(SECONDS):
@@ -592,7 +592,7 @@ async def test_a_slow_server_makes_senders_wait(tmp_path):
         async with connected(nats.url) as receiver, connected(nats.url) as connection:
             inbox = Inbox()
             await receiver.subscribe("slow", inbox.sink)
-            os.kill(nats.process.pid, signal.SIGSTOP)
+            freeze(nats.process.pid)
             sent = 0
 
             async def send():
@@ -622,7 +622,7 @@ async def test_senders_that_wait_learn_of_the_end(tmp_path):
     piece = publish("slow", b"x" * 1000000)
     with start(tmp_path) as nats:
         async with connected(nats.url) as connection:
-            os.kill(nats.process.pid, signal.SIGSTOP)
+            freeze(nats.process.pid)
             ended = []
 
             async def send():

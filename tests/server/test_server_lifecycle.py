@@ -13,7 +13,7 @@ import time
 
 import grpc
 import pytest
-from harness import Nats, Server
+from harness import Nats, Server, freeze
 
 from liftbridge.proto import api_pb2
 
@@ -154,7 +154,7 @@ def test_streams_go_on_when_nats_comes_back(make, nats):
 def test_a_server_stops_although_nats_hangs(make, nats):
     server = make(config=on(nats), embedded=False).start()
     create(server.api())
-    os.kill(nats.process.pid, signal.SIGSTOP)
+    freeze(nats.process.pid)
     assert server.stop() == 0
 
 
@@ -272,7 +272,7 @@ def test_a_stop_keeps_everything_acked(make):
 def test_a_second_signal_ends_at_once(make):
     server = make().start()
     # Both signals are there before the server can finish what the first one asks for.
-    os.kill(server.pid, signal.SIGSTOP)
+    freeze(server.pid)
     os.kill(server.pid, signal.SIGINT)
     os.kill(server.pid, signal.SIGTERM)
     os.kill(server.pid, signal.SIGCONT)

@@ -25,7 +25,7 @@ from calls import (
     refused,
     until,
 )
-from harness import Nats, Server
+from harness import Nats, Server, freeze
 
 from liftbridge.proto import api_pb2
 from liftbridge.proto.api_pb2 import Ack, Message, PublishAsyncError, PublishRequest, PublishToSubjectRequest
@@ -727,7 +727,7 @@ def test_a_half_closed_call_waits_for_its_acks(tmp_path):
                     yield PublishRequest(stream=stream, ackPolicy=ALL if number % 2 else LEADER)
                 exhausted.set()
 
-            nats.process.send_signal(signal.SIGSTOP)
+            freeze(nats.process.pid)
             try:
                 call = api.PublishAsync(requests(), timeout=PATIENCE)
                 assert exhausted.wait(PATIENCE)
