@@ -6,11 +6,12 @@
  *    0  u32  magic, never zero: a zero word where a batch should begin is the end of the data
  *    4  u32  length of the whole batch, header included
  *    8  u32  CRC-32C of everything after this field, body included
- *   12  u16  attributes: codec 0-2, encrypted 3, control 4, has tombstones 5; reserved, so refused unless zero
+ *   12  u16  attributes: bits 0-2 codec of the body (0 none, 1 lz4, 2 zstd), 3 encrypted, 4 control,
+ *            5 has tombstones, 6 has records that expire; others are refused unless zero
  *   14  u16  version of this header, 1
  *   16  i64  base offset: the offset of a record is this plus its delta
  *   24  u32  last offset delta
- *   28  u32  number of records, at least 1; less than last delta + 1 once compaction has removed some
+ *   28  u32  number of records; less than last delta + 1 once compaction has removed some
  *   32  u64  leader epoch
  *   40  i64  timestamp of the first record, ns since the epoch
  *   48  i64  largest timestamp of the batch
@@ -18,19 +19,24 @@
  *   64  i32  first sequence, -1 for none
  *   68  i16  producer epoch, -1 for none
  *   70  u16  reserved, zero
- *   72  u32  CRC of the batch before this one in the log, 0 when there is none
- *   76  u32  length of the body before compression
+ *   72  u32  CRC of the batch before this one in the log, 0 when there is none or when it may be another one
+ *   76  u32  length of the records, before compression and encryption
+ *
+ * The body is the records, compressed and then encrypted as the attributes say (log/codec.py); the checksum is over
+ * the body as it is stored, so a file can be checked without a key. A control batch has no records, no body and takes
+ * no offset: it says that the leader epoch in its header begins at its base offset.
  *
  * A record:
  *
  *    0  u32  length of the whole record, these fields included
  *    4  u32  offset delta
- *    8  u16  flags: 1 has a key, 2 has a value (an absent value is a tombstone, an empty one is not)
+ *    8  u16  flags: 1 has a key, 2 has a value (an absent value is a tombstone, an empty one is not), 4 expires
  *   10  u16  length of the subject
  *   12  u16  length of the reply subject
  *   14  u16  reserved, zero
  *   16  u64  XXH64 of the key   } only with flag 1
  *   24  u32  length of the key  }
+ *        i64  when the record expires, ns since the epoch; only with flag 4
  *        .   payload: fields of the client's Message as protobuf encodes them, in this order: timestamp (4,
  *            always), subject (7, unless empty), replySubject (8, unless empty), key (2, with flag 1),
  *            value (3, unless empty), entries of headers (9)
@@ -40,7 +46,7 @@
  * wins: a publisher's own "subject" or "reply" header is overridden without looking for it.
  *
  * Invariant: nothing of a batch but its length is used before batch_check has accepted it, and no record
- * before record_check has; both accept any bytes.
+ * before record_check has; both accept any bytes. What a codec made of a body is as little trusted as the body.
  */
 #ifndef LIFTBRIDGE_BATCH_H
 #define LIFTBRIDGE_BATCH_H
@@ -54,10 +60,22 @@
 #define BATCH_HEADER 80
 #define BATCH_MAX (128u * 1024 * 1024) /* a record may be as long as NATS' largest payload, 64 MiB */
 
+#define BATCH_CODEC 7
+#define BATCH_ENCRYPTED 8
+#define BATCH_CONTROL 16
+#define BATCH_TOMBSTONES 32
+#define BATCH_EXPIRY 64
+#define BATCH_CODED (BATCH_CODEC | BATCH_ENCRYPTED) /* the body is not the records themselves */
+#define BATCH_CODEC_LAST 2
+#define CODED_SLACK 64 /* bytes that a coded body may be longer than its records: nonce and tag, with room */
+
 #define RECORD_HEADER 16
 #define RECORD_KEY_HEADER 12
+#define RECORD_EXPIRY_HEADER 8
+#define RECORD_SMALLEST (RECORD_HEADER + 2)
 #define RECORD_HAS_KEY 1
 #define RECORD_HAS_VALUE 2
+#define RECORD_EXPIRES 4
 
 #define TAG_KEY 0x12
 #define TAG_VALUE 0x1A
@@ -120,6 +138,7 @@ typedef struct {
     size_t subject_len, reply_len, key_len, value_len, headers_len;
     int has_key, has_value;
     int64_t timestamp;
+    int64_t expiry; /* 0 for never */
 } record_fields;
 
 static inline size_t record_size(const record_fields *r)
@@ -131,6 +150,8 @@ static inline size_t record_size(const record_fields *r)
         size += field_size(r->reply_len);
     if (r->has_key)
         size += RECORD_KEY_HEADER + field_size(r->key_len);
+    if (r->expiry)
+        size += RECORD_EXPIRY_HEADER;
     if (r->value_len)
         size += field_size(r->value_len);
     return size + r->headers_len;
@@ -140,7 +161,8 @@ static inline void record_write(uint8_t *out, const record_fields *r, size_t siz
 {
     store_u32(out, (uint32_t)size);
     store_u32(out + 4, delta);
-    store_u16(out + 8, (uint16_t)((r->has_key ? RECORD_HAS_KEY : 0) | (r->has_value ? RECORD_HAS_VALUE : 0)));
+    store_u16(out + 8, (uint16_t)((r->has_key ? RECORD_HAS_KEY : 0) | (r->has_value ? RECORD_HAS_VALUE : 0) |
+                                  (r->expiry ? RECORD_EXPIRES : 0)));
     store_u16(out + 10, (uint16_t)r->subject_len);
     store_u16(out + 12, (uint16_t)r->reply_len);
     store_u16(out + 14, 0);
@@ -149,6 +171,10 @@ static inline void record_write(uint8_t *out, const record_fields *r, size_t siz
         store_u64(out, xxh64(r->key, r->key_len));
         store_u32(out + 8, (uint32_t)r->key_len);
         out += RECORD_KEY_HEADER;
+    }
+    if (r->expiry) {
+        store_u64(out, (uint64_t)r->expiry);
+        out += RECORD_EXPIRY_HEADER;
     }
     *out++ = TAG_TIMESTAMP;
     out = varint_write(out, (uint64_t)r->timestamp);
@@ -165,17 +191,24 @@ static inline void record_write(uint8_t *out, const record_fields *r, size_t siz
 }
 
 typedef struct {
-    uint32_t length, crc, last_delta, count, prev_crc;
+    uint32_t length, crc, last_delta, count, prev_crc, raw_length;
+    uint16_t attributes;
     int64_t base_offset, base_timestamp, max_timestamp;
     uint64_t epoch;
 } batch_info;
 
-/* Fills the header in front of the records, checksum included; sets info->crc. */
+/* The offset behind a batch: a control batch takes none. */
+static inline int64_t batch_next(const batch_info *info)
+{
+    return info->attributes & BATCH_CONTROL ? info->base_offset : info->base_offset + info->last_delta + 1;
+}
+
+/* Fills the header in front of the body, checksum included; sets info->crc. */
 static void batch_finish(uint8_t *batch, batch_info *info)
 {
     store_u32(batch, BATCH_MAGIC);
     store_u32(batch + 4, info->length);
-    store_u16(batch + 12, 0);
+    store_u16(batch + 12, info->attributes);
     store_u16(batch + 14, BATCH_VERSION);
     store_u64(batch + 16, (uint64_t)info->base_offset);
     store_u32(batch + 24, info->last_delta);
@@ -188,7 +221,7 @@ static void batch_finish(uint8_t *batch, batch_info *info)
     store_u16(batch + 68, (uint16_t)-1);
     store_u16(batch + 70, 0);
     store_u32(batch + 72, info->prev_crc);
-    store_u32(batch + 76, info->length - BATCH_HEADER);
+    store_u32(batch + 76, info->raw_length);
     info->crc = crc32c_any(0, batch + 12, info->length - 12);
     store_u32(batch + 8, info->crc);
 }
@@ -199,9 +232,23 @@ static void batch_finish(uint8_t *batch, batch_info *info)
 static inline uint32_t batch_length(const uint8_t *p)
 {
     uint32_t length = load_u32(p + 4);
-    if (load_u32(p) != BATCH_MAGIC || length < BATCH_HEADER + RECORD_HEADER + 2 || length > BATCH_MAX)
+    if (load_u32(p) != BATCH_MAGIC || length < BATCH_HEADER || length > BATCH_MAX)
         return 0;
     return length;
+}
+
+/* Whether the attributes, the lengths and the count of a batch agree with each other. */
+static int batch_shape_agrees(const batch_info *info)
+{
+    uint32_t body = info->length - BATCH_HEADER;
+    if (info->attributes & BATCH_CONTROL)
+        return info->attributes == BATCH_CONTROL && body == 0 && info->raw_length == 0 && info->count == 0 &&
+               info->last_delta == 0;
+    if (info->attributes & BATCH_CODED ? info->raw_length > BATCH_MAX - BATCH_HEADER || body == 0 ||
+                                             body > info->raw_length + CODED_SLACK
+                                       : info->raw_length != body)
+        return 0;
+    return info->count > 0 && info->count <= info->raw_length / RECORD_SMALLEST && info->last_delta >= info->count - 1;
 }
 
 /* What is wrong with the `length` bytes of a batch, or NULL; length must be batch_length(p). */
@@ -213,7 +260,9 @@ static const char *batch_check(const uint8_t *p, uint32_t length, batch_info *in
         return "its checksum does not match";
     if (load_u16(p + 14) != BATCH_VERSION)
         return "its header version is unknown";
-    if (load_u16(p + 12) != 0)
+    info->attributes = load_u16(p + 12);
+    if (info->attributes & ~(BATCH_CODED | BATCH_CONTROL | BATCH_TOMBSTONES | BATCH_EXPIRY) ||
+        (info->attributes & BATCH_CODEC) > BATCH_CODEC_LAST)
         return "it has attributes this version does not know";
     info->base_offset = (int64_t)load_u64(p + 16);
     info->last_delta = load_u32(p + 24);
@@ -222,12 +271,11 @@ static const char *batch_check(const uint8_t *p, uint32_t length, batch_info *in
     info->base_timestamp = (int64_t)load_u64(p + 40);
     info->max_timestamp = (int64_t)load_u64(p + 48);
     info->prev_crc = load_u32(p + 72);
-    if (load_u32(p + 76) != length - BATCH_HEADER)
-        return "its body length does not match";
-    if (info->count == 0 || info->count > (length - BATCH_HEADER) / (RECORD_HEADER + 2) ||
-        info->last_delta < info->count - 1 || info->base_offset < 0 ||
-        info->base_offset > INT64_MAX - 1 - (int64_t)info->last_delta)
-        return "its record count or its offsets are impossible";
+    info->raw_length = load_u32(p + 76);
+    if (!batch_shape_agrees(info))
+        return "its lengths and its record count do not match";
+    if (info->base_offset < 0 || info->base_offset > INT64_MAX - 1 - (int64_t)info->last_delta)
+        return "its offsets are impossible";
     if (info->max_timestamp < info->base_timestamp)
         return "its timestamps are impossible";
     return NULL;
@@ -237,6 +285,7 @@ static const char *batch_check(const uint8_t *p, uint32_t length, batch_info *in
 typedef struct {
     const uint8_t *payload;
     int64_t offset;
+    int64_t expiry;      /* 0 for never */
     uint32_t payload_len;
     uint32_t body_len;   /* of the frame's message; set by frame_measure */
     uint32_t subject_at; /* in the payload */
@@ -261,12 +310,15 @@ static inline const uint8_t *record_check(const uint8_t *p, const uint8_t *end, 
         return NULL;
     uint32_t size = load_u32(p), start = RECORD_HEADER;
     uint16_t flags = load_u16(p + 8);
-    if (flags & ~(RECORD_HAS_KEY | RECORD_HAS_VALUE))
+    if (flags & ~(RECORD_HAS_KEY | RECORD_HAS_VALUE | RECORD_EXPIRES))
         return NULL;
     if (flags & RECORD_HAS_KEY)
         start += RECORD_KEY_HEADER;
+    if (flags & RECORD_EXPIRES)
+        start += RECORD_EXPIRY_HEADER;
     if (size > (size_t)(end - p) || size < start + 2)
         return NULL;
+    ref->expiry = flags & RECORD_EXPIRES ? (int64_t)load_u64(p + start - RECORD_EXPIRY_HEADER) : 0;
     const uint8_t *payload = p + start, *stop = p + size, *q;
     uint64_t stamp;
     if (*payload != TAG_TIMESTAMP || (q = varint_read(payload + 1, stop, &stamp)) == NULL)
@@ -314,13 +366,14 @@ static inline int record_list_reserve(record_list *list, size_t more)
 #define RECORDS_OUT_OF_MEMORY "memory is short"
 
 /*
- * Adds to the list the records of a checked batch whose offset is at least `first` and below `limit`.
- * Returns NULL, or what is wrong with the batch (then the list is as before).
+ * Adds to the list the records of a checked batch whose offset is at least `first` and below `limit`, and which have
+ * not expired at `now`. `records` are those of the batch, decoded. Returns NULL, or what is wrong with the batch (then
+ * the list is as before).
  */
-static const char *batch_records(const uint8_t *batch, const batch_info *info, int64_t first, int64_t limit,
-                                 record_list *list)
+static const char *batch_records(const uint8_t *records, const batch_info *info, int64_t first, int64_t limit,
+                                 int64_t now, record_list *list)
 {
-    const uint8_t *p = batch + BATCH_HEADER, *end = batch + info->length;
+    const uint8_t *p = records, *end = records + info->raw_length;
     size_t before = list->count;
     int64_t last_delta = -1, timestamp;
     uint32_t delta;
@@ -336,7 +389,7 @@ static const char *batch_records(const uint8_t *batch, const batch_info *info, i
         }
         last_delta = delta;
         ref->offset = info->base_offset + delta;
-        if (ref->offset >= first && ref->offset < limit)
+        if (ref->offset >= first && ref->offset < limit && (ref->expiry == 0 || ref->expiry > now))
             list->count++;
     }
     if (p != end) {
@@ -347,9 +400,9 @@ static const char *batch_records(const uint8_t *batch, const batch_info *info, i
 }
 
 /* The offset of the first record of a checked batch with a timestamp of at least `wanted`; -1 for none, -2 if bad. */
-static int64_t batch_first_since(const uint8_t *batch, const batch_info *info, int64_t wanted)
+static int64_t batch_first_since(const uint8_t *records, const batch_info *info, int64_t wanted)
 {
-    const uint8_t *p = batch + BATCH_HEADER, *end = batch + info->length;
+    const uint8_t *p = records, *end = records + info->raw_length;
     record_ref ref;
     int64_t timestamp;
     uint32_t delta;
@@ -362,6 +415,26 @@ static int64_t batch_first_since(const uint8_t *batch, const batch_info *info, i
             return info->base_offset + delta;
     }
     return -1;
+}
+
+/* The latest time at which a record of a checked batch expires; INT64_MAX when one never does, -1 if bad. */
+static int64_t batch_last_expiry(const uint8_t *records, const batch_info *info)
+{
+    const uint8_t *p = records, *end = records + info->raw_length;
+    int64_t timestamp, latest = 0;
+    uint32_t delta;
+    record_ref ref;
+
+    for (uint32_t i = 0; i < info->count; i++) {
+        p = record_check(p, end, &delta, &timestamp, &ref);
+        if (p == NULL)
+            return -1;
+        if (ref.expiry == 0)
+            return INT64_MAX;
+        if (ref.expiry > latest)
+            latest = ref.expiry;
+    }
+    return latest;
 }
 
 /* ---- frames: byte 0, big-endian length, Message ---- */

@@ -1,12 +1,13 @@
 """Types of the C core of the commit log; what each thing does is documented in `_log.pyx`."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from typing_extensions import Buffer
 
 CRC32C_IMPLEMENTATION: Final[str]
 MAX_BATCH_BYTES: Final[int]
+ATTRIBUTE_EXPIRY: Final[int]
 SEGMENT_HEADER_BYTES: Final[int]
 
 class LogError(Exception): ...
@@ -15,7 +16,45 @@ class CorruptBatchError(LogError):
     path: Path
     position: int
     reason: str
-    def __init__(self, path: Path, position: int, reason: str) -> None: ...
+    first_offset: int
+    next_offset: int
+    def __init__(
+        self, path: Path, position: int, reason: str, first_offset: int = -1, next_offset: int = -1
+    ) -> None: ...
+
+class BodyCodec(Protocol):
+    """Encodes and decodes the bodies of the batches of one segment; for annotations only.
+
+    `seal` returns the attributes with the bits of what it did, and the body to store. `open` returns
+    `raw_length` bytes; it raises ValueError when the body is not what the header says. Both may run in
+    several threads at once.
+    """
+
+    def seal(
+        self,
+        records: Buffer,
+        *,
+        attributes: int,
+        base_offset: int,
+        epoch: int,
+        count: int,
+        last_delta: int,
+        base_timestamp: int,
+        max_timestamp: int,
+    ) -> tuple[int, bytes]: ...
+    def open(
+        self,
+        body: Buffer,
+        *,
+        attributes: int,
+        base_offset: int,
+        epoch: int,
+        count: int,
+        last_delta: int,
+        base_timestamp: int,
+        max_timestamp: int,
+        raw_length: int,
+    ) -> bytes: ...
 
 def crc32c(data: Buffer, crc: int = 0) -> int: ...
 def crc32c_software(data: Buffer, crc: int = 0) -> int: ...
@@ -40,6 +79,7 @@ class BatchBuilder:
         reply: Buffer = b"",
         key: Buffer | None = None,
         headers: Buffer = b"",
+        expiry: int = 0,
     ) -> None: ...
     def reset(self) -> None: ...
 
@@ -53,6 +93,8 @@ class Segment:
         last_timestamp: int = 0,
         last_epoch: int = 0,
         last_crc: int = -1,
+        end_offset: int = -1,
+        codec: BodyCodec | None = None,
     ) -> None: ...
     @property
     def fd(self) -> int: ...
@@ -78,9 +120,24 @@ class Segment:
     def last_crc(self) -> int: ...
     @property
     def failed(self) -> bool: ...
+    @property
+    def codec(self) -> BodyCodec | None: ...
+    @property
+    def end_offset(self) -> int: ...
+    @property
+    def attributes(self) -> int: ...
+    @property
+    def holes(self) -> list[tuple[int, int, int, int, str]]: ...
+    @property
+    def epochs(self) -> tuple[tuple[int, int], ...]: ...
     def fileno(self) -> int: ...
     def append(self, builder: BatchBuilder, base_offset: int, epoch: int = 0) -> None: ...
+    def append_control(self, epoch: int, timestamp: int) -> None: ...
+    def preallocating(self, most: int) -> None: ...
+    def trim(self) -> None: ...
     def scan(self, size: int) -> str: ...
+    def skip(self, position: int, reason: str) -> None: ...
+    def lose_until(self, next_offset: int, size: int, reason: str) -> None: ...
     def check_last(self) -> None: ...
     def index_bytes(self) -> bytes: ...
     def load(
@@ -95,11 +152,27 @@ class Segment:
         last_timestamp: int,
         last_epoch: int,
         last_crc: int,
+        attributes: int,
+        epochs: tuple[tuple[int, int], ...],
     ) -> None: ...
     def read_frames(
-        self, offset: int, limit: int, prefix: Buffer, max_bytes: int = 262144, nowait: bool = False
+        self,
+        offset: int,
+        limit: int,
+        prefix: Buffer,
+        max_bytes: int = 262144,
+        nowait: bool = False,
+        now: int = 0,
     ) -> tuple[bytes, int]: ...
     def read_frames_reverse(
-        self, offset: int, floor: int, prefix: Buffer, max_bytes: int = 262144, nowait: bool = False
+        self,
+        offset: int,
+        floor: int,
+        prefix: Buffer,
+        max_bytes: int = 262144,
+        nowait: bool = False,
+        now: int = 0,
     ) -> tuple[bytes, int]: ...
     def offset_at_or_after(self, timestamp: int) -> int: ...
+    def last_expiry(self) -> int: ...
+    def boundary(self, offset: int) -> tuple[int, int]: ...

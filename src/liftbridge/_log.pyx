@@ -15,9 +15,11 @@ Invariants:
   run beside an append in another. Two appends at once, or an append beside a scan, are the caller's to
   prevent.
 """
+from cpython.buffer cimport PyBUF_READ
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.errno cimport ENOMEM
-from libc.stdint cimport UINT32_MAX, UINT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, UINT32_MAX, UINT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
@@ -34,7 +36,10 @@ cdef extern from "_crc32c.h" nogil:
 cdef extern from "_batch.h" nogil:
     const uint32_t BATCH_HEADER
     const uint32_t BATCH_MAX
-    const uint32_t BATCH_MAGIC
+    const uint16_t BATCH_CODED
+    const uint16_t BATCH_CONTROL
+    const uint16_t BATCH_TOMBSTONES
+    const uint16_t BATCH_EXPIRY
 
     ctypedef struct record_fields:
         const uint8_t* subject
@@ -50,6 +55,7 @@ cdef extern from "_batch.h" nogil:
         bint has_key
         bint has_value
         int64_t timestamp
+        int64_t expiry
 
     ctypedef struct batch_info:
         uint32_t length
@@ -57,6 +63,8 @@ cdef extern from "_batch.h" nogil:
         uint32_t last_delta
         uint32_t count
         uint32_t prev_crc
+        uint32_t raw_length
+        uint16_t attributes
         int64_t base_offset
         int64_t base_timestamp
         int64_t max_timestamp
@@ -71,12 +79,17 @@ cdef extern from "_batch.h" nogil:
 
     size_t record_size(const record_fields* record)
     void record_write(uint8_t* out, const record_fields* record, size_t size, uint32_t delta)
+    int64_t batch_next(const batch_info* info)
     void batch_finish(uint8_t* batch, batch_info* info)
-    int64_t batch_first_since(const uint8_t* batch, const batch_info* info, int64_t wanted)
+    int64_t batch_first_since(const uint8_t* records, const batch_info* info, int64_t wanted)
+    int64_t batch_last_expiry(const uint8_t* records, const batch_info* info)
 
 cdef extern from "_segment.h" nogil:
     const size_t WINDOW_AHEAD
 
+    ctypedef struct window
+    ctypedef const uint8_t* (*body_opener)(
+        window* w, const uint8_t* batch, const batch_info* info) noexcept nogil
     ctypedef struct window:
         int fd
         int nowait
@@ -86,12 +99,19 @@ cdef extern from "_segment.h" nogil:
         int error
         const char* reason
         uint64_t bad_at
+        int64_t bad_first
+        int64_t bad_next
+        int64_t now
+        body_opener opener
+        void* context
 
+    int allocate_to(int fd, uint64_t start, uint64_t length)
     int write_all(int fd, const uint8_t* data, size_t length, uint64_t position)
     int truncate_to(int fd, uint64_t length)
     const uint8_t* window_at(window* w, uint64_t position, size_t needed)
     const uint8_t* window_bad(window* w, uint64_t position, const char* reason)
     const uint8_t* window_batch(window* w, uint64_t position, batch_info* info)
+    const uint8_t* window_records(window* w, const uint8_t* batch, const batch_info* info)
     int collect_forward(
         window* w, uint64_t position, int64_t first, int64_t limit, size_t prefix_len, size_t soft,
         size_t hard, record_list* found, size_t* total, int64_t* next_offset)
@@ -105,6 +125,7 @@ crc32c_init()
 
 CRC32C_IMPLEMENTATION = crc32c_chosen_name.decode()
 MAX_BATCH_BYTES = BATCH_MAX
+ATTRIBUTE_EXPIRY = BATCH_EXPIRY  # in `attributes`: some records expire
 
 cdef enum:
     BUILDER_FIRST_CAPACITY = 64 * 1024
@@ -123,20 +144,24 @@ class LogError(Exception):
 class CorruptBatchError(LogError):
     """Bytes in a segment file are not the batch that should be there.
 
-    Attributes: `path` of the file, `position` of the batch in it, `reason`.
+    Attributes: `path` of the file, `position` of the bytes in it, `reason`; `first_offset` and `next_offset`
+    of the records that are lost with them (from the one on, below the other), -1 when that is not known.
     """
 
-    def __init__(self, path, position, reason):
+    def __init__(self, path, position, reason, first_offset=-1, next_offset=-1):
+        lost = f" with the offsets {first_offset} to {next_offset - 1}" if first_offset >= 0 else ""
         super().__init__(
-            f"{path}: the batch at byte {position} is damaged: {reason}; restore the file from a copy, "
-            "or recreate the stream to give up what it holds"
+            f"{path}: damaged at byte {position}{lost}: {reason}; restore the file from a copy, or accept the "
+            "loss with `liftbridge log repair`; everything else of the log stays readable"
         )
         self.path = path
         self.position = position
         self.reason = reason
+        self.first_offset = first_offset
+        self.next_offset = next_offset
 
     def __reduce__(self):
-        return type(self), (self.path, self.position, self.reason)
+        return type(self), (self.path, self.position, self.reason, self.first_offset, self.next_offset)
 
 
 cdef uint32_t crc32c_update(uint32_t crc, const uint8_t* data, size_t length) noexcept nogil:
@@ -191,6 +216,7 @@ cdef class BatchBuilder:
         self.count = 0
         self.base_timestamp = 0
         self.max_timestamp = 0
+        self.attributes = 0
 
     cdef int add(
         self,
@@ -199,7 +225,7 @@ cdef class BatchBuilder:
         const uint8_t* key, Py_ssize_t key_len,
         const uint8_t* value, size_t value_len,
         const uint8_t* headers, size_t headers_len,
-        int64_t timestamp,
+        int64_t timestamp, int64_t expiry,
     ) except -1 nogil:
         cdef record_fields record
         cdef size_t size
@@ -216,6 +242,7 @@ cdef class BatchBuilder:
         record.headers = headers
         record.headers_len = headers_len
         record.timestamp = timestamp
+        record.expiry = expiry
         if subject_len > 0xFFFF or reply_len > 0xFFFF:
             raise ValueError("a subject or reply subject is longer than 65535 bytes; record not added")
         if self.count > 0 and timestamp < self.max_timestamp:
@@ -234,6 +261,10 @@ cdef class BatchBuilder:
         if self.count == 0:
             self.base_timestamp = timestamp
         self.max_timestamp = timestamp
+        if record.has_key and not record.has_value:
+            self.attributes |= BATCH_TOMBSTONES
+        if expiry:
+            self.attributes |= BATCH_EXPIRY
         self.count += 1
         return 0
 
@@ -258,6 +289,7 @@ cdef class BatchBuilder:
         const uint8_t[::1] reply not None=b"",
         const uint8_t[::1] key=None,
         const uint8_t[::1] headers not None=b"",
+        int64_t expiry=0,
     ):
         """Add one record; for tests and for records the server itself writes.
 
@@ -267,6 +299,7 @@ cdef class BatchBuilder:
             subject, reply: the NATS subject and reply subject, at most 65535 bytes each.
             key: the key, or None for none; an empty key is a key.
             headers: a run of encoded entries of field 9 of the client's Message.
+            expiry: when readers stop seeing the record, ns since the epoch; 0 for never.
 
         Raises ValueError when the record cannot be added (then the batch is unchanged).
         """
@@ -283,7 +316,7 @@ cdef class BatchBuilder:
             key_data, key.shape[0] if key is not None else -1,
             value_data, value.shape[0] if value is not None else 0,
             &headers[0] if headers.shape[0] else &nothing, headers.shape[0],
-            timestamp,
+            timestamp, expiry,
         )
 
     @property
@@ -308,17 +341,65 @@ cdef struct index_entry:
     int64_t before     # largest timestamp of everything before it
 
 
+cdef struct epoch_entry:
+    uint64_t epoch
+    int64_t start  # the first offset that can belong to the epoch
+
+
+cdef class _Bodies:
+    """What a walk over coded batches needs and leaves: the codec, and the bodies that it has opened."""
+
+    cdef object codec
+    cdef list opened
+
+    def __cinit__(self, codec):
+        self.codec = codec
+        self.opened = []
+
+
+cdef const uint8_t* open_body(window* w, const uint8_t* batch, const batch_info* info) noexcept with gil:
+    """The window's opener: ask the codec, once per batch."""
+    cdef _Bodies bodies = <_Bodies> w.context
+    cdef bytes body
+    w.reason = b"its body could not be opened"
+    if bodies.codec is None:
+        w.reason = b"its body is compressed or encrypted, and the log was opened without the means to read it"
+        return NULL
+    try:
+        body = bodies.codec.open(
+            PyMemoryView_FromMemory(<char*> batch + BATCH_HEADER, info.length - BATCH_HEADER, PyBUF_READ),
+            attributes=info.attributes, base_offset=info.base_offset, epoch=info.epoch, count=info.count,
+            last_delta=info.last_delta, base_timestamp=info.base_timestamp, max_timestamp=info.max_timestamp,
+            raw_length=info.raw_length,
+        )
+    except ValueError as error:
+        body = str(error).encode()
+        bodies.opened.append(body)  # the reason must live until it is raised
+        w.reason = PyBytes_AS_STRING(body)
+        return NULL
+    except MemoryError:
+        w.reason = NULL
+        w.error = ENOMEM
+        return NULL
+    if len(body) != info.raw_length:
+        w.reason = b"its body has another length than its header says"
+        return NULL
+    w.reason = NULL
+    bodies.opened.append(body)
+    return <const uint8_t*> PyBytes_AS_STRING(body)
+
+
 cdef int _raise_for(window* w, path) except -1:
     """Turn what stopped a walk into the exception for it."""
     if w.reason != NULL:
-        raise CorruptBatchError(path, w.bad_at, w.reason.decode())
+        raise CorruptBatchError(path, w.bad_at, w.reason.decode(), w.bad_first, w.bad_next)
     if w.error == ENOMEM:
         raise MemoryError
     raise OSError(w.error, os.strerror(w.error), str(path))  # EAGAIN becomes BlockingIOError
 
 
 cdef class Segment:
-    """An open segment file: its descriptor, the end of its data, its sparse index.
+    """An open segment file: its descriptor, the end of its data, its sparse index, its leader epochs.
 
     A new Segment believes the file to hold nothing behind its header; `scan` or `load` tell it what is
     there. The descriptor is closed when the last reference goes, so whoever holds a Segment can read it,
@@ -330,12 +411,17 @@ cdef class Segment:
         base_offset: offset of the first record the file holds or will hold.
         last_timestamp, last_epoch, last_crc: of the batch before the file's first, so that order and chain
             are checked across files too; a `last_crc` of -1 means unknown.
+        end_offset: for a sparse segment, one that compaction or repair has written, the offset behind its
+            range, in which offsets may be missing; -1 for any other.
+        codec: encodes and decodes bodies (see `liftbridge.log.codec`); None leaves them as they are.
     """
 
     cdef readonly int fd
     cdef readonly object path
+    cdef readonly object codec
     cdef readonly int64_t base_offset
     cdef readonly int64_t next_offset
+    cdef readonly int64_t end_offset
     cdef readonly uint64_t end            # position behind the last batch
     cdef readonly uint64_t last_position  # of the last batch; 0 when there is none
     cdef readonly uint64_t count          # records
@@ -343,26 +429,38 @@ cdef class Segment:
     cdef readonly int64_t last_timestamp  # of the log up to here
     cdef readonly uint64_t last_epoch
     cdef readonly int64_t last_crc
+    cdef readonly uint16_t attributes     # of all batches together
     cdef readonly bint failed             # a write failed and what it left behind `end` could not be cut off
+    cdef readonly list holes              # see `skip`
+    cdef bint after_hole
+    cdef uint64_t preallocate             # most bytes to ask for ahead of the data; 0 for none
+    cdef uint64_t allocated               # the file's length, as far as it was asked for ahead
     cdef index_entry* index
     cdef size_t index_count
     cdef size_t index_capacity
+    cdef epoch_entry* epoch_list
+    cdef size_t epoch_count
 
     def __cinit__(
         self, int fd, path, int64_t base_offset, *,
-        int64_t last_timestamp=0, uint64_t last_epoch=0, int64_t last_crc=-1,
+        int64_t last_timestamp=0, uint64_t last_epoch=0, int64_t last_crc=-1, int64_t end_offset=-1,
+        codec=None,
     ):
         self.fd = fd
         self.path = path
+        self.codec = codec
         self.base_offset = base_offset
         self.next_offset = base_offset
+        self.end_offset = end_offset
         self.end = FIRST_POSITION
         self.last_timestamp = last_timestamp
         self.last_epoch = last_epoch
         self.last_crc = last_crc
+        self.holes = []
 
     def __dealloc__(self):
         free(self.index)
+        free(self.epoch_list)
         if self.fd >= 0:
             close(self.fd)
 
@@ -383,67 +481,147 @@ cdef class Segment:
         follow the last one.
         """
         cdef batch_info info
-        cdef int error, cut = 0
-        if self.failed:
-            raise LogError(f"{self.path}: an earlier write left the file in an unknown state; reopen the log")
         if builder.count == 0:
             raise ValueError("a batch without records cannot be appended")
-        if base_offset != self.next_offset:
-            raise ValueError(f"a batch at offset {base_offset} cannot follow, {self.next_offset} is next")
-        if epoch < self.last_epoch:
-            raise ValueError(f"leader epoch {epoch} is older than the log's {self.last_epoch}")
-        if builder.base_timestamp < self.last_timestamp:
-            raise ValueError("a batch is older than the last record; stamp with max(now, last timestamp)")
-        if self.end + builder.length > UINT32_MAX:
-            raise ValueError(f"{self.path}: the segment would be longer than 4 GiB; roll it first")
-        info.length = <uint32_t>builder.length
+        info.attributes = builder.attributes
         info.last_delta = builder.count - 1
         info.count = builder.count
-        info.prev_crc = <uint32_t>self.last_crc if self.last_crc >= 0 else 0
+        info.raw_length = <uint32_t>(builder.length - BATCH_HEADER)
         info.base_offset = base_offset
         info.base_timestamp = builder.base_timestamp
         info.max_timestamp = builder.max_timestamp
         info.epoch = epoch
-        self._reserve_entry()  # what can fail comes before the write
+        if self.codec is None:
+            self._write(builder.buf, builder.length, &info)
+        else:
+            self._write_sealed(builder, &info)
+
+    def append_control(self, uint64_t epoch, int64_t timestamp):
+        """Write the control batch that begins a leader epoch at `next_offset`; it takes no offset itself.
+
+        `timestamp` is ns since the epoch. Raises as `append`.
+        """
+        cdef batch_info info
+        cdef uint8_t batch[80]
+        assert sizeof(batch) == BATCH_HEADER
+        memset(&info, 0, sizeof(info))
+        info.attributes = BATCH_CONTROL
+        info.base_offset = self.next_offset
+        info.base_timestamp = info.max_timestamp = timestamp
+        info.epoch = epoch
+        self._write(batch, BATCH_HEADER, &info)
+
+    cdef int _write_sealed(self, BatchBuilder builder, batch_info* info) except -1:
+        cdef bytes body, batch
+        records = PyMemoryView_FromMemory(<char*> builder.buf + BATCH_HEADER, info.raw_length, PyBUF_READ)
+        info.attributes, body = self.codec.seal(
+            records, attributes=info.attributes, base_offset=info.base_offset, epoch=info.epoch,
+            count=info.count, last_delta=info.last_delta, base_timestamp=info.base_timestamp,
+            max_timestamp=info.max_timestamp,
+        )
+        batch = PyBytes_FromStringAndSize(NULL, BATCH_HEADER + len(body))
+        memcpy(PyBytes_AS_STRING(batch) + BATCH_HEADER, PyBytes_AS_STRING(body), len(body))
+        return self._write(<uint8_t*> PyBytes_AS_STRING(batch), len(batch), info)
+
+    cdef int _write(self, uint8_t* batch, size_t length, batch_info* info) except -1:
+        """Write a batch whose body is in place and whose header is not, and take it over."""
+        cdef int error, cut = 0
+        if self.failed:
+            raise LogError(f"{self.path}: an earlier write left the file in an unknown state; reopen the log")
+        if info.base_offset != self.next_offset:
+            raise ValueError(f"a batch at offset {info.base_offset} cannot follow, {self.next_offset} is next")
+        if info.epoch < self.last_epoch:
+            raise ValueError(f"leader epoch {info.epoch} is older than the log's {self.last_epoch}")
+        if info.base_timestamp < self.last_timestamp:
+            raise ValueError("a batch is older than the last record; stamp with max(now, last timestamp)")
+        if self.end_offset >= 0 or self.holes:
+            raise ValueError(f"{self.path}: a sparse or damaged segment takes nothing; roll it first")
+        if self.end + length > UINT32_MAX:
+            raise ValueError(f"{self.path}: the segment would be longer than 4 GiB; roll it first")
+        info.length = <uint32_t>length
+        info.prev_crc = <uint32_t>self.last_crc if self.last_crc >= 0 else 0
+        self._reserve()  # what can fail comes before the write
         with nogil:
-            batch_finish(builder.buf, &info)
-            error = write_all(self.fd, builder.buf, builder.length, self.end)
+            if self.end + length > self.allocated and self.preallocate:
+                self._allocate(self.end + length)
+            batch_finish(batch, info)
+            error = write_all(self.fd, batch, length, self.end)
             if error:
                 cut = truncate_to(self.fd, self.end)
         if error:
+            self.allocated = 0
             self.failed = cut != 0
             raise OSError(error, os.strerror(error), str(self.path))
-        self._note(&info, self.end)
+        self._note(info, self.end)
+        return 0
 
-    cdef int _reserve_entry(self) except -1 nogil:
+    cdef void _allocate(self, uint64_t needed) noexcept nogil:
+        """Ask for room ahead of the data: as much again as there is, so that a small file stays small."""
+        cdef uint64_t ahead = self.end if self.end < self.preallocate else self.preallocate
+        cdef uint64_t start = self.allocated if self.allocated > self.end else self.end
+        if allocate_to(self.fd, start, needed + ahead) == 0:
+            self.allocated = needed + ahead
+        else:
+            self.preallocate = 0  # not a matter of this batch: the write itself tells what is wrong, if anything
+
+    def preallocating(self, uint64_t most):
+        """From now on ask the file system for up to `most` bytes ahead of the data; 0 ends that."""
+        self.preallocate = most
+
+    def trim(self):
+        """Cut off what was asked for ahead and not used. Raises OSError."""
+        cdef int error
+        self.preallocate = 0
+        if self.allocated > self.end:
+            error = truncate_to(self.fd, self.end)
+            if error:
+                raise OSError(error, os.strerror(error), str(self.path))
+        self.allocated = 0
+
+    cdef int _reserve(self) except -1 nogil:
+        """Room for one more index entry and one more epoch."""
         cdef size_t capacity
-        cdef index_entry* index
+        cdef void* grown
         if self.index_count == self.index_capacity:
-            capacity = self.index_capacity * 2 if self.index_capacity else 16
-            index = <index_entry*>realloc(self.index, capacity * sizeof(index_entry))
-            if index == NULL:
+            capacity = self.index_capacity * 2 if self.index_capacity else 4
+            grown = realloc(self.index, capacity * sizeof(index_entry))
+            if grown == NULL:
                 raise MemoryError
-            self.index = index
+            self.index = <index_entry*>grown
             self.index_capacity = capacity
+        grown = realloc(self.epoch_list, (self.epoch_count + 1) * sizeof(epoch_entry))
+        if grown == NULL:
+            raise MemoryError
+        self.epoch_list = <epoch_entry*>grown
         return 0
 
     cdef void _note(self, const batch_info* info, uint64_t position) noexcept nogil:
-        """Take over a batch that is in the file; _reserve_entry has been called."""
+        """Take over a batch that is in the file; _reserve has been called."""
         cdef index_entry* entry
-        if self.index_count == 0 or position - self.index[self.index_count - 1].position >= INDEX_INTERVAL:
+        if (
+            self.index_count == 0 or self.after_hole
+            or position - self.index[self.index_count - 1].position >= INDEX_INTERVAL
+        ):
             entry = &self.index[self.index_count]
             entry.relative = <uint32_t>(info.base_offset - self.base_offset)
             entry.position = <uint32_t>position
             entry.before = self.last_timestamp
             self.index_count += 1
-        if self.count == 0:
+            self.after_hole = False
+        if self.count == 0 and info.count:
             self.first_timestamp = info.base_timestamp
+        # The first batch of a file repeats the epoch that it is of, as the files before may be removed.
+        if info.epoch > self.last_epoch or (self.epoch_count == 0 and info.epoch):
+            self.epoch_list[self.epoch_count].epoch = info.epoch
+            self.epoch_list[self.epoch_count].start = info.base_offset
+            self.epoch_count += 1
         self.count += info.count
+        self.attributes |= info.attributes
         self.last_position = position
         self.last_timestamp = info.max_timestamp
         self.last_epoch = info.epoch
         self.last_crc = info.crc
-        self.next_offset = info.base_offset + info.last_delta + 1
+        self.next_offset = batch_next(info)
         self.end = position + info.length
 
     # ---- knowing what is there ----
@@ -461,7 +639,7 @@ cdef class Segment:
             raise ValueError(f"{self.path}: no segment file is longer than 4 GiB, this one has {size} bytes")
         if size < self.end:
             return "the file is shorter than its data"
-        self._open_window(&w, size, WINDOW_AHEAD, False)
+        self._open_window(&w, size, WINDOW_AHEAD, False, None)
         try:
             with nogil:
                 while not done and self.end < size:
@@ -470,6 +648,8 @@ cdef class Segment:
                 return w.reason.decode()
             if w.error:
                 _raise_for(&w, self.path)
+            if self.end_offset >= 0:
+                self.next_offset = self.end_offset
             return ""
         finally:
             free(w.data)
@@ -488,8 +668,13 @@ cdef class Segment:
             i += 1
         if i == word or window_batch(w, self.end, &info) == NULL:
             return True
-        if info.base_offset != self.next_offset:
+        if self.end_offset >= 0:
+            if info.base_offset < self.next_offset or batch_next(&info) > self.end_offset:
+                wrong = b"its offsets are not in the place that is left for them"
+        elif info.base_offset != self.next_offset:
             wrong = b"its base offset is not the next one"
+        if wrong != NULL:
+            pass
         elif info.epoch < self.last_epoch:
             wrong = b"its leader epoch is older than the one before"
         elif info.base_timestamp < self.last_timestamp:
@@ -499,9 +684,41 @@ cdef class Segment:
         if wrong != NULL:
             window_bad(w, self.end, wrong)
             return True
-        self._reserve_entry()
+        self._reserve()
         self._note(&info, self.end)
         return False
+
+    def skip(self, uint64_t position, reason):
+        """Go on behind damage: the batch at `position`, not before `end`, is good, and the next for `scan`.
+
+        What lies between becomes a hole, (first offset lost, offset behind it, position, position behind it,
+        reason) in `holes`; reads that meet it raise CorruptBatchError. Raises CorruptBatchError when the
+        batch is not good, or not one that may follow.
+        """
+        cdef window w
+        cdef batch_info info
+        assert position >= self.end
+        self._open_window(&w, position + BATCH_MAX, 0, False, None)
+        try:
+            w.end = os.fstat(self.fd).st_size
+            if window_batch(&w, position, &info) != NULL and info.base_offset < self.next_offset:
+                window_bad(&w, position, b"its base offset is not above the one before the damage")
+            if w.reason != NULL or w.error:
+                _raise_for(&w, self.path)
+        finally:
+            free(w.data)
+        self.holes.append((self.next_offset, info.base_offset, self.end, position, reason))
+        self.next_offset = info.base_offset
+        self.end = position
+        self.last_crc = -1
+        self.after_hole = True
+
+    def lose_until(self, int64_t next_offset, uint64_t size, reason):
+        """Everything from `end` to byte `size` and to `next_offset` is lost: the last hole of the file."""
+        assert next_offset >= self.next_offset and size >= self.end
+        self.holes.append((self.next_offset, next_offset, self.end, size, reason))
+        self.next_offset = next_offset
+        self.last_crc = -1
 
     def check_last(self):
         """Read the last batch again; raises CorruptBatchError unless it is the one this Segment knows."""
@@ -509,13 +726,13 @@ cdef class Segment:
         cdef batch_info info
         if self.last_position == 0:
             return
-        self._open_window(&w, self.end, 0, False)
+        self._open_window(&w, self.end, 0, False, None)
         try:
             with nogil:
                 if window_batch(&w, self.last_position, &info) != NULL and (
                     info.crc != self.last_crc
                     or self.last_position + info.length != self.end
-                    or info.base_offset + info.last_delta + 1 != self.next_offset
+                    or (batch_next(&info) != self.next_offset and self.end_offset < 0)
                 ):
                     window_bad(&w, self.last_position, b"it is not the batch the index file describes")
             if w.reason != NULL or w.error:
@@ -527,43 +744,61 @@ cdef class Segment:
         """Return the index as bytes, for `load`."""
         return PyBytes_FromStringAndSize(<char*>self.index, self.index_count * sizeof(index_entry))
 
+    @property
+    def epochs(self):
+        """The leader epochs that begin in this file, as (epoch, first offset that can belong to it)."""
+        return tuple([(self.epoch_list[i].epoch, self.epoch_list[i].start) for i in range(self.epoch_count)])
+
     def load(
-        self, const uint8_t[::1] entries not None, *, int64_t next_offset, uint64_t end,
+        self, const uint8_t[::1] entries not None, *, epochs, int64_t next_offset, uint64_t end,
         uint64_t last_position, uint64_t count, int64_t first_timestamp, int64_t last_timestamp,
-        uint64_t last_epoch, int64_t last_crc,
+        uint64_t last_epoch, int64_t last_crc, uint16_t attributes,
     ):
         """Take over what `index_bytes` and the attributes of the same names said when the segment was whole.
 
         Raises ValueError when the entries cannot belong to such a segment.
         """
         cdef size_t size = entries.shape[0], i
-        cdef size_t number = size // sizeof(index_entry)
+        cdef size_t number = size // sizeof(index_entry), epoch_count = len(epochs)
         cdef index_entry* index
-        if size % sizeof(index_entry) or (number == 0) != (count == 0) or end > UINT32_MAX:
+        cdef epoch_entry* epoch_list
+        cdef bint empty = end == FIRST_POSITION
+        if size % sizeof(index_entry) or (number == 0) != empty or end > UINT32_MAX:
             raise ValueError("the index has an impossible length")
-        if count and not (FIRST_POSITION <= last_position < end and next_offset > self.base_offset):
+        if not empty and not (FIRST_POSITION <= last_position < end and next_offset >= self.base_offset):
             raise ValueError("the index describes an impossible segment")
-        if count == 0 and (last_position or end != FIRST_POSITION or next_offset != self.base_offset):
+        if self.end_offset >= 0 and next_offset != self.end_offset:
+            raise ValueError("the index describes another range than the segment's header")
+        if empty and (last_position or count or (next_offset != self.base_offset and self.end_offset < 0)):
             raise ValueError("the index describes an impossible empty segment")
         index = <index_entry*>malloc(size if size else 1)
-        if index == NULL:
+        epoch_list = <epoch_entry*>malloc((epoch_count + 1) * sizeof(epoch_entry))
+        if index == NULL or epoch_list == NULL:
+            free(index)
+            free(epoch_list)
             raise MemoryError
         if size:
             memcpy(index, &entries[0], size)
         for i in range(number):
             if (
                 index[i].position >= end
-                or self.base_offset + index[i].relative >= next_offset
-                or (i == 0 and (index[i].position != FIRST_POSITION or index[i].relative != 0))
+                or self.base_offset + index[i].relative > next_offset
+                or (i == 0 and index[i].position != FIRST_POSITION)
                 or (i > 0 and (index[i].position <= index[i - 1].position
-                               or index[i].relative <= index[i - 1].relative
+                               or index[i].relative < index[i - 1].relative
                                or index[i].before < index[i - 1].before))
             ):
                 free(index)
+                free(epoch_list)
                 raise ValueError(f"entry {i} of the index is impossible")
+        for i in range(epoch_count):
+            epoch_list[i].epoch, epoch_list[i].start = epochs[i]
         free(self.index)
+        free(self.epoch_list)
         self.index = index
         self.index_count = self.index_capacity = number
+        self.epoch_list = epoch_list
+        self.epoch_count = epoch_count
         self.next_offset = next_offset
         self.end = end
         self.last_position = last_position
@@ -572,15 +807,20 @@ cdef class Segment:
         self.last_timestamp = last_timestamp
         self.last_epoch = last_epoch
         self.last_crc = last_crc
+        self.attributes = attributes
 
     # ---- reading ----
 
-    cdef void _open_window(self, window* w, uint64_t end, size_t ahead, bint nowait) noexcept:
+    cdef void _open_window(self, window* w, uint64_t end, size_t ahead, bint nowait, _Bodies bodies) noexcept:
+        """Begin a walk; `bodies`, which must outlive it, is needed by those that look into batches."""
         memset(w, 0, sizeof(window))
         w.fd = self.fd
         w.end = end
         w.ahead = ahead
         w.nowait = nowait
+        w.bad_first = w.bad_next = -1
+        w.opener = open_body
+        w.context = <void*> bodies
 
     cdef size_t _entry_at(self, int64_t offset) noexcept:
         """The last index entry not above `offset`, which is one of the segment's."""
@@ -593,26 +833,48 @@ cdef class Segment:
                 high = middle
         return low
 
-    cdef uint64_t _stop_of(self, size_t entry) noexcept:
+    cdef uint64_t _stop_of(self, size_t entry):
         """Where the stretch of the file that an index entry stands for ends."""
-        return self.index[entry + 1].position if entry + 1 < self.index_count else self.end
+        cdef uint64_t stop = self.index[entry + 1].position if entry + 1 < self.index_count else self.end
+        for hole in self.holes:
+            if self.index[entry].position < hole[2] < stop:
+                stop = hole[2]
+        return stop
+
+    cdef int64_t _readable_until(self, int64_t offset, int64_t limit) except -1:
+        """The limit of a forward read from `offset`: before the next hole. Raises for an offset in a hole."""
+        for first, following, position, _, reason in self.holes:
+            if first <= offset < following:
+                raise CorruptBatchError(self.path, position, reason, first, following)
+            if offset < first < limit:
+                limit = first
+        return limit
+
+    cdef int64_t _readable_from(self, int64_t offset, int64_t floor) except -1:
+        """The floor of a reverse read from `offset`: behind the next hole. Raises for an offset in a hole."""
+        for first, following, position, _, reason in self.holes:
+            if first <= offset < following:
+                raise CorruptBatchError(self.path, position, reason, first, following)
+            if floor < following <= offset:
+                floor = following
+        return floor
 
     def read_frames(
         self, int64_t offset, int64_t limit, const uint8_t[::1] prefix not None, size_t max_bytes=262144,
-        bint nowait=False,
+        bint nowait=False, int64_t now=0,
     ):
         """Return the records from `offset` on and below `limit` as gRPC frames, and where to read on.
 
         Arguments:
-            offset: first offset wanted; one that compaction removed, or one below the segment, means the
-                next.
+            offset: first offset wanted; one that is missing, or one below the segment, means the next.
             limit: first offset not wanted.
             prefix: encoded fields of Message to put into every frame.
             max_bytes: of output, about; at least one record is returned, and usually whole batches.
             nowait: raise BlockingIOError instead of waiting for the disk.
+            now: records that have expired by then (ns) are left out; 0 means the clock.
 
-        Returns (frames, next offset); no frames when the segment has none in the range. Raises
-        CorruptBatchError when the first record wanted is in a damaged batch; records in front of one are
+        Returns (frames, next offset); no frames when the part of the range that was looked at has none.
+        Raises CorruptBatchError when the first record wanted is in damage; records in front of damage are
         returned.
         """
         cdef window w
@@ -622,15 +884,22 @@ cdef class Segment:
         cdef int64_t next_offset
         cdef uint64_t position
         cdef int rc
+        cdef _Bodies bodies
         if offset < self.base_offset:
             offset = self.base_offset
         if limit > self.next_offset:
             limit = self.next_offset
         if offset >= limit:
             return b"", offset
+        if self.holes:
+            limit = self._readable_until(offset, limit)
+        if self.index_count == 0:
+            return b"", limit
         next_offset = offset
         position = self.index[self._entry_at(offset)].position
-        self._open_window(&w, self.end, soft, nowait)
+        bodies = _Bodies(self.codec)
+        self._open_window(&w, self.end, soft, nowait, bodies)
+        w.now = now
         memset(&found, 0, sizeof(found))
         try:
             with nogil:
@@ -646,7 +915,7 @@ cdef class Segment:
 
     def read_frames_reverse(
         self, int64_t offset, int64_t floor, const uint8_t[::1] prefix not None, size_t max_bytes=262144,
-        bint nowait=False,
+        bint nowait=False, int64_t now=0,
     ):
         """Return the records from `offset` down to `floor`, newest first, and where to read on.
 
@@ -661,18 +930,25 @@ cdef class Segment:
         cdef int64_t next_offset
         cdef uint64_t position, stop
         cdef int rc
+        cdef _Bodies bodies
         if offset >= self.next_offset:
             offset = self.next_offset - 1
         if floor < self.base_offset:
             floor = self.base_offset
         if offset < floor:
             return b"", offset
+        if self.holes:
+            floor = self._readable_from(offset, floor)
+        if self.index_count == 0:
+            return b"", self.base_offset - 1
         next_offset = offset
         first = last = self._entry_at(offset)
         stop = self._stop_of(last)
-        while first > 0 and stop - self.index[first - 1].position <= soft:
+        while first > 0 and not self.holes and stop - self.index[first - 1].position <= soft:
             first -= 1
-        self._open_window(&w, stop, 0, nowait)
+        bodies = _Bodies(self.codec)
+        self._open_window(&w, stop, 0, nowait, bodies)
+        w.now = now
         memset(&found, 0, sizeof(found))
         try:
             while True:
@@ -686,9 +962,14 @@ cdef class Segment:
                 # Damage farther back must not hide the newer records: read no more than the last stretch.
                 first = last
                 w.reason = NULL
+                w.bad_first = w.bad_next = -1
                 found.count = total = 0
             if rc < 0:
                 _raise_for(&w, self.path)
+            if found.count == 0 and first == 0:
+                next_offset = self.base_offset - 1
+            if found.count == 0 and next_offset >= floor and self.holes:
+                next_offset = floor - 1
             return self._frames(&found, total, True, prefix_data, prefix_len), next_offset
         finally:
             free(w.data)
@@ -708,9 +989,11 @@ cdef class Segment:
         cdef window w
         cdef batch_info info
         cdef const uint8_t* batch
+        cdef const uint8_t* records
         cdef size_t low = 0, high = self.index_count, middle
         cdef uint64_t position, stop
         cdef int64_t found = -1
+        cdef _Bodies bodies
         if self.count == 0 or self.last_timestamp < timestamp:
             return -1
         # The last entry before which everything is older: the record wanted is in its stretch.
@@ -721,24 +1004,94 @@ cdef class Segment:
             else:
                 high = middle
         position = self.index[low].position
-        stop = self._stop_of(low)
-        self._open_window(&w, stop, INDEX_INTERVAL, False)
+        stop = self.end
+        bodies = _Bodies(self.codec)
+        self._open_window(&w, stop, INDEX_INTERVAL, False, bodies)
         try:
-            with nogil:
-                while position < stop and found == -1:
-                    batch = window_batch(&w, position, &info)
-                    if batch == NULL:
-                        break
-                    if info.max_timestamp >= timestamp:
-                        found = batch_first_since(batch, &info, timestamp)
-                        if found < 0:
-                            window_bad(&w, position, b"a record in it is malformed")
+            while True:
+                stop = self._stop_of(low)
+                with nogil:
+                    while position < stop and found == -1:
+                        batch = window_batch(&w, position, &info)
+                        if batch == NULL:
                             break
-                    position += info.length
-            if w.reason != NULL or w.error:
-                _raise_for(&w, self.path)
-            assert found >= 0
-            return found
+                        if info.count and info.max_timestamp >= timestamp:
+                            records = window_records(&w, batch, &info)
+                            if records == NULL:
+                                w.bad_at = position
+                                break
+                            found = batch_first_since(records, &info, timestamp)
+                            if found < 0:
+                                window_bad(&w, position, b"a record in it is malformed")
+                                break
+                        position += info.length
+                if w.reason != NULL or w.error:
+                    _raise_for(&w, self.path)
+                # What would have been the answer was removed, or is lost: the next that is there.
+                low += 1
+                if found != -1 or low == self.index_count:
+                    return found
+                position = self.index[low].position
+        finally:
+            free(w.data)
+
+    def last_expiry(self):
+        """Return when the last record expires (ns since the epoch), 2^63 - 1 when one never does.
+
+        Reads the whole segment. Raises CorruptBatchError, OSError.
+        """
+        cdef window w
+        cdef batch_info info
+        cdef const uint8_t* batch
+        cdef const uint8_t* records
+        cdef uint64_t position = FIRST_POSITION
+        cdef int64_t latest = 0, expiry
+        cdef _Bodies bodies = _Bodies(self.codec)
+        if self.holes or not self.attributes & BATCH_EXPIRY:
+            return INT64_MAX
+        self._open_window(&w, self.end, WINDOW_AHEAD, False, bodies)
+        try:
+            while position < self.end and latest < INT64_MAX:
+                with nogil:
+                    batch = window_batch(&w, position, &info)
+                    records = window_records(&w, batch, &info) if batch != NULL else NULL
+                if records == NULL:
+                    w.bad_at = position
+                    _raise_for(&w, self.path)
+                expiry = batch_last_expiry(records, &info)
+                if expiry < 0:
+                    raise CorruptBatchError(self.path, position, "a record in it is malformed")
+                latest = max(latest, expiry)
+                bodies.opened.clear()
+                position += info.length
+            return latest
+        finally:
+            free(w.data)
+
+    def boundary(self, int64_t offset):
+        """Return (position, offset) of the batch that holds `offset`, or behind the last one before it.
+
+        For truncation: everything from this position on has offsets at or above that of the batch. Raises
+        CorruptBatchError, OSError.
+        """
+        cdef window w
+        cdef batch_info info
+        cdef uint64_t position
+        cdef int64_t following
+        if self.index_count == 0 or offset > self.next_offset:
+            return self.end, self.next_offset
+        # Control batches have the offset of what comes behind them, so those at `offset` may lie before its entry.
+        position = self.index[self._entry_at(offset - 1)].position
+        following = offset
+        self._open_window(&w, self.end, INDEX_INTERVAL, False, None)
+        try:
+            while position < self.end:
+                if window_batch(&w, position, &info) == NULL:
+                    _raise_for(&w, self.path)
+                if batch_next(&info) > offset or (info.base_offset >= offset and info.count == 0):
+                    return position, min(info.base_offset, offset)
+                position += info.length
+            return position, following
         finally:
             free(w.data)
 
@@ -756,6 +1109,7 @@ def find_batch(int fd, path, uint64_t start, uint64_t size, int64_t next_offset)
     w.fd = fd
     w.end = size
     w.ahead = WINDOW_AHEAD
+    w.bad_first = w.bad_next = -1
     try:
         with nogil:
             position = find_batch_from(&w, start, next_offset)

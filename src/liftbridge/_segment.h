@@ -14,15 +14,24 @@
 #define _GNU_SOURCE
 #endif
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "_batch.h"
 
 #define WINDOW_AHEAD (1024 * 1024) /* bytes a scan reads at a time */
+#define SCANNED_PER_READ 16        /* a read that finds nothing gives up after so many times what was asked for */
 
-typedef struct {
+struct window;
+
+/* Decodes the body of a coded batch. What it returns, raw_length bytes, lives as long as the window's context does;
+ * NULL with w->error or w->reason set. */
+typedef const uint8_t *(*body_opener)(struct window *w, const uint8_t *batch, const batch_info *info);
+
+typedef struct window {
     int fd;
     int nowait;         /* read only what is in the page cache */
     uint8_t *data;      /* the bytes [position, position + length) of the file */
@@ -32,6 +41,11 @@ typedef struct {
     int error;          /* errno of a failed call, else 0 */
     const char *reason; /* what is wrong with the bytes at bad_at, else NULL */
     uint64_t bad_at;
+    int64_t bad_first;  /* the offsets that are lost with the bytes at bad_at, -1 when that is not known */
+    int64_t bad_next;
+    int64_t now;        /* records that have expired by then are passed over; 0 means the clock, once it matters */
+    body_opener opener;
+    void *context;      /* the opener's */
 } window;
 
 /* Writes everything or returns the errno. */
@@ -51,6 +65,20 @@ static int write_all(int fd, const uint8_t *data, size_t length, uint64_t positi
         position += (size_t)n;
     }
     return 0;
+}
+
+/* Makes room for the bytes up to `length`, which then read as zeros; returns the errno, 0 where this is not known. */
+static int allocate_to(int fd, uint64_t from, uint64_t length)
+{
+#if defined(__linux__)
+    int rc;
+    while ((rc = fallocate(fd, 0, (off_t)from, (off_t)(length - from))) < 0 && errno == EINTR) {
+    }
+    return rc < 0 ? errno : 0;
+#else
+    (void)fd, (void)from, (void)length;
+    return EOPNOTSUPP;
+#endif
 }
 
 static int truncate_to(int fd, uint64_t length)
@@ -161,6 +189,49 @@ static const uint8_t *window_batch(window *w, uint64_t position, batch_info *inf
     return reason == NULL ? p : window_bad(w, position, reason);
 }
 
+/* The records of a batch that window_batch has returned; NULL with w->error or w->reason set. */
+static const uint8_t *window_records(window *w, const uint8_t *batch, const batch_info *info)
+{
+    if (info->attributes & BATCH_CODED)
+        return w->opener(w, batch, info);
+    return batch + BATCH_HEADER;
+}
+
+static int64_t window_now(window *w, const batch_info *info)
+{
+    if (w->now == 0 && info->attributes & BATCH_EXPIRY) {
+        struct timespec now;
+        clock_gettime(CLOCK_REALTIME, &now);
+        w->now = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    }
+    return w->now;
+}
+
+/* Adds the wanted records of the batch at `position` to the list; false with w->error or w->reason set. */
+static int window_collect(window *w, uint64_t position, int64_t first, int64_t limit, batch_info *info,
+                          record_list *list)
+{
+    const uint8_t *batch = window_batch(w, position, info);
+    if (batch == NULL)
+        return 0;
+    if (batch_next(info) <= first)
+        return 1;
+    const uint8_t *records = window_records(w, batch, info);
+    w->bad_at = position;
+    w->bad_first = info->base_offset;
+    w->bad_next = batch_next(info);
+    if (records == NULL)
+        return 0;
+    const char *reason = batch_records(records, info, first, limit, window_now(w, info), list);
+    if (reason == NULL)
+        w->bad_first = w->bad_next = -1;
+    else if (strcmp(reason, RECORDS_OUT_OF_MEMORY) == 0)
+        w->error = ENOMEM;
+    else
+        w->reason = reason;
+    return reason == NULL;
+}
+
 /* Whether the batch at `position` can be had without moving the window. */
 static int window_holds_batch(const window *w, uint64_t position)
 {
@@ -173,26 +244,24 @@ static int window_holds_batch(const window *w, uint64_t position)
 /*
  * Collects the records with first <= offset < limit from `position` on: whole batches until their frames reach
  * `soft` bytes, a part of a batch when they reach `hard`. Adds the frames' bytes to *total, sets *next to where the
- * next read should begin. Returns 0; or -1 with w->error or w->reason set, and then the list is empty.
+ * next read should begin; the list may stay empty, because records were removed or have expired, and then *next has
+ * moved all the same. Returns 0; or -1 with w->error or w->reason set, and then the list is empty.
  */
 static int collect_forward(window *w, uint64_t position, int64_t first, int64_t limit, size_t prefix_len,
                            size_t soft, size_t hard, record_list *list, size_t *total, int64_t *next)
 {
     batch_info info;
+    uint64_t give_up = position + (uint64_t)soft * SCANNED_PER_READ;
     while (position < w->end && *total < soft) {
-        if (list->count && !window_holds_batch(w, position))
-            break;
+        if (list->count ? !window_holds_batch(w, position) : position > give_up && *next > first)
+            return 0;
         size_t i = list->count;
-        const uint8_t *batch = window_batch(w, position, &info);
-        if (batch != NULL) {
-            const char *reason = batch_records(batch, &info, first, limit, list);
-            if (reason != NULL)
-                batch = window_bad(w, position, reason);
-        }
-        if (batch == NULL) {
+        if (!window_collect(w, position, first, limit, &info, list)) {
             if (list->count == 0)
                 return -1;
-            break; /* deliver what is good; the next read begins at the bad batch */
+            w->error = 0;
+            w->reason = NULL;
+            return 0; /* deliver what is good; the next read begins at the bad batch */
         }
         for (; i < list->count; i++) {
             *total += frame_measure(&list->refs[i], prefix_len);
@@ -203,12 +272,14 @@ static int collect_forward(window *w, uint64_t position, int64_t first, int64_t 
             }
         }
         position += info.length;
-        int64_t after = info.base_offset + info.last_delta + 1;
+        int64_t after = batch_next(&info);
         if (after > *next)
             *next = after < limit ? after : limit;
         if (after >= limit)
-            break;
+            return 0;
     }
+    if (position >= w->end)
+        *next = limit; /* what the segment's range has behind its last batch was removed */
     return 0;
 }
 
@@ -225,19 +296,12 @@ static int collect_reverse(window *w, uint64_t position, uint64_t stop, int64_t 
     if (window_at(w, position, stop - position) == NULL)
         return -1;
     for (uint64_t at = position; at < stop; at += info.length) {
-        const uint8_t *batch = window_batch(w, at, &info);
-        const char *reason;
-        if (batch == NULL)
+        if (!window_collect(w, at, floor, last + 1, &info, list))
             return -1;
-        if (at == position)
+        if (at == position && info.base_offset <= last)
             before = info.base_offset - 1;
         if (info.base_offset > last)
             break;
-        reason = batch_records(batch, &info, floor, last + 1, list);
-        if (reason != NULL) {
-            window_bad(w, at, reason);
-            return -1;
-        }
     }
     size_t start = list->count;
     while (start > 0 && (start == list->count || *total < hard))
@@ -254,11 +318,11 @@ static void write_frames(uint8_t *out, const record_list *list, int reverse, con
         out = frame_write(out, &list->refs[reverse ? list->count - 1 - i : i], prefix, prefix_len);
 }
 
-/* Whether the 80 bytes at p agree with each other that a batch of `length` bytes with this offset begins here. */
-static int header_agrees(const uint8_t *p, uint32_t length, int64_t offset)
+/* Whether the 80 bytes at p agree with each other that a batch of `length` bytes begins here. */
+static int header_agrees(const uint8_t *p, uint32_t length)
 {
-    return load_u32(p + 76) == length - BATCH_HEADER && load_u16(p + 14) == BATCH_VERSION &&
-           (int64_t)load_u64(p + 16) == offset;
+    return load_u16(p + 14) == BATCH_VERSION &&
+           (load_u32(p + 76) == length - BATCH_HEADER || load_u16(p + 12) & BATCH_CODED);
 }
 
 /*
@@ -272,7 +336,7 @@ static uint64_t find_batch_from(window *w, uint64_t start, int64_t next_offset)
     static const uint32_t magic = BATCH_MAGIC;
     batch_info info;
     uint64_t position = start;
-    while (position < w->end && w->end - position > BATCH_HEADER) {
+    while (position < w->end && w->end - position >= BATCH_HEADER) {
         const uint8_t *p = window_at(w, position, BATCH_HEADER);
         if (p == NULL)
             return UINT64_MAX;
@@ -284,10 +348,11 @@ static uint64_t find_batch_from(window *w, uint64_t start, int64_t next_offset)
         }
         position += (size_t)(hit - p);
         uint32_t length = batch_length(hit);
-        uint64_t skip = position == start && length && header_agrees(hit, length, next_offset) ? length : 1;
+        int plausible = length && header_agrees(hit, length);
+        int64_t offset = (int64_t)load_u64(hit + 16);
+        uint64_t skip = position == start && plausible && offset == next_offset ? length : 1;
         /* The cheap fields first: arbitrary payloads must not cost a checksum per magic number in them. */
-        if (length && length <= w->end - position && load_u32(hit + 76) == length - BATCH_HEADER &&
-            (int64_t)load_u64(hit + 16) >= next_offset) {
+        if (plausible && length <= w->end - position && offset >= next_offset) {
             if (window_batch(w, position, &info) != NULL)
                 return position;
             if (w->error)

@@ -311,7 +311,7 @@ cdef class PartitionSink(Sink):
             return 0
         self.builder.add(
             subject, subject_length, reply, reply_length, envelope.key, envelope.key_length,
-            envelope.value, envelope.value_length, self.headers.data, self.headers.length, now,
+            envelope.value, envelope.value_length, self.headers.data, self.headers.length, now, 0,
         )
         self.last_timestamp = now
         if envelope.inbox_length:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from liftbridge.log import BatchBuilder, Log, LogOptions
+from liftbridge.log import BatchBuilder, CorruptBatchError, Log, LogOptions
 from liftbridge.proto import api_pb2
 
 STREAM = uuid.UUID("7d8ac2c5-9d0e-4c8b-8f0c-1f2e3d4c5b6a")
@@ -84,7 +84,7 @@ def read_all(
     offset = start
     while True:
         frames, following = log.read_frames(offset, limit, PREFIX, max_bytes)
-        if not frames:
+        if not frames and (following >= limit or following == offset):
             return found
         assert following > offset
         offset = following
@@ -101,6 +101,49 @@ def read_all_reverse(log: Log, start: int, floor: int = 0, max_bytes: int = 2621
         assert following < offset
         offset = following
         found += messages(frames)
+
+
+def read_past_damage(log: Log) -> tuple[list[api_pb2.Message], list[CorruptBatchError]]:
+    """Everything that can be read, and the errors of what cannot, each of which tells where to go on."""
+    found: list[api_pb2.Message] = []
+    damage: list[CorruptBatchError] = []
+    offset = log.start_offset
+    while offset < log.next_offset:
+        try:
+            frames, following = log.read_frames(offset, log.next_offset, PREFIX)
+            found += messages(frames)
+        except CorruptBatchError as error:
+            assert error.first_offset <= offset < error.next_offset
+            damage.append(error)
+            following = error.next_offset
+        assert following > offset
+        offset = following
+    return found, damage
+
+
+def read_past_damage_reverse(log: Log) -> list[api_pb2.Message]:
+    """The same from the end to the beginning; only what can be read."""
+    found: list[api_pb2.Message] = []
+    offset = log.next_offset - 1
+    while offset >= log.start_offset:
+        try:
+            frames, following = log.read_frames_reverse(offset, log.start_offset, PREFIX)
+            found += messages(frames)
+        except CorruptBatchError as error:
+            assert error.first_offset <= offset < error.next_offset
+            following = error.first_offset - 1
+        assert following < offset
+        offset = following
+    return found
+
+
+def check_past_damage(log: Log, everything: int) -> set[int]:
+    """All numbered records are read or told to be lost, in both directions; returns those that are lost."""
+    found, damage = read_past_damage(log)
+    assert read_past_damage_reverse(log) == found[::-1]
+    lost = {offset for error in damage for offset in range(error.first_offset, error.next_offset)}
+    assert set(numbers(found)) == set(range(everything)) - lost
+    return lost
 
 
 def numbers(found: Iterable[api_pb2.Message]) -> list[int]:

@@ -79,7 +79,7 @@ def test_layout_on_disk(tmp_path):
     assert magic != 0
     assert length == len(data) == builder.size
     assert crc == crc32c(data[12:])
-    assert (attributes, version) == (0, 1)
+    assert (attributes, version) == (32, 1), "a key without a value is a tombstone"
     assert struct.unpack_from("<qIIQqqqihHII", data, 16) == (
         5,
         1,

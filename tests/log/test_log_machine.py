@@ -1,4 +1,5 @@
-"""The log against a plain list: any order of appends, reads, searches, retention, kills and torn writes."""
+"""The log against a plain list: any order of appends, reads, searches, epochs, truncation, retention,
+kills, torn writes, and records that expire."""
 
 import os
 import shutil
@@ -32,6 +33,7 @@ class ModelBatch:
     base: int
     records: list[Record]
     size: int
+    epoch: int = 0
 
 
 class ModelSegment:
@@ -56,6 +58,7 @@ class LogMachine(RuleBasedStateMachine):
         retention_max_bytes=st.sampled_from([0, 15_000]),
         retention_max_messages=st.sampled_from([0, 12]),
         retention_max_age_ns=st.sampled_from([0, 20]),
+        preallocate_bytes=st.sampled_from([0, 10_000]),
     )
     def start(self, **options):
         self.options = options
@@ -63,7 +66,7 @@ class LogMachine(RuleBasedStateMachine):
         self.log = open_log(self.directory, **options)
         self.segments = [ModelSegment(0)]
         self.now = 100
-        self.acked = 0
+        self.epoch = 0
 
     def teardown(self):
         if hasattr(self, "directory"):
@@ -97,10 +100,10 @@ class LogMachine(RuleBasedStateMachine):
         return bool(age and self.active.records and now - self.active.records[0].timestamp >= age)
 
     def model_append(self, records, size):
-        full = self.active.batches and self.active.size + size > self.options["segment_max_bytes"]
+        full = self.active.records and self.active.size + size > self.options["segment_max_bytes"]
         if full or self.model_old(records[0].timestamp):
             self.segments.append(ModelSegment(self.next))
-        self.active.batches.append(ModelBatch(self.next, records, size))
+        self.active.batches.append(ModelBatch(self.next, records, size, self.epoch))
 
     # ---- what can happen ----
 
@@ -113,13 +116,39 @@ class LogMachine(RuleBasedStateMachine):
             self.now += step
             records.append(Record(value, self.now, key=key))
         builder = batch(records)
-        assert self.log.append(builder) == self.next
+        assert self.log.append(builder, self.epoch) == self.next
         self.model_append(records, builder.size)
+
+    @rule(step=st.integers(1, 3))
+    def begin_epoch(self, step):
+        self.epoch += step
+        self.log.begin_epoch(self.epoch, self.now)
+        self.active.batches.append(ModelBatch(self.next, [], BATCH_HEADER, self.epoch))
 
     @rule()
     def sync(self):
         assert self.log.sync() == self.next
-        self.acked = self.next
+
+    @rule(part=parts)
+    def truncate(self, part):
+        """Batches go whole: the log ends where the batch began that holds the offset."""
+        offset = self.place(part)
+        wanted = min(max(offset, self.first), self.next)
+        gone = [
+            each
+            for segment in self.segments
+            for each in segment.batches
+            if (each.base + len(each.records) > wanted if each.records else each.base >= offset)
+        ]
+        end = min((each.base for each in gone), default=wanted)
+        assert self.log.truncate(offset) == end
+        if not gone:
+            return
+        for segment in self.segments:
+            segment.batches = [each for each in segment.batches if each not in gone]
+            segment.indexed = 0
+        self.segments = [segment for segment in self.segments if segment.base < end] + [ModelSegment(end)]
+        self.epoch = self.log.last_epoch
 
     def place(self, part):
         """An offset in or a little beside the log."""
@@ -184,6 +213,9 @@ class LogMachine(RuleBasedStateMachine):
     def reopen(self):
         self.log = open_log(self.directory, **self.options)
         assert self.log.synced_offset == self.log.next_offset
+        assert not self.log.damage
+        self.epoch = self.log.last_epoch
+        self.now = max(self.now, self.log.last_timestamp)
 
     @rule()
     def stop(self):
@@ -214,18 +246,24 @@ class LogMachine(RuleBasedStateMachine):
         path.write_bytes(content)
         self.reopen()
 
+    def forget_room(self):
+        """Cut off what was asked for ahead of the data, so that a torn end is where the file ends."""
+        os.truncate(segments(self.directory)[-1], SEGMENT_HEADER + self.active.size)
+
     @rule(junk=st.binary(min_size=1, max_size=200), zeros=st.integers(0, 5000))
     def torn_by_junk(self, junk, zeros):
         """A write that never finished left something behind the last batch."""
+        self.forget_room()
         with segments(self.directory)[-1].open("ab") as file:
             file.write(junk + bytes(zeros))
         self.reopen()
-        assert self.log.truncated_bytes == len(junk) + zeros
+        assert self.log.truncated_bytes == (len(junk) + zeros if any(junk) else 0)
 
     @precondition(lambda self: len(self.active.batches) > self.active.indexed)
     @rule(data=st.data())
     def torn_by_a_cut(self, data):
         """Of the last batch only a part reached the disk; it was not synced, or this could not be."""
+        self.forget_room()
         last = self.active.batches.pop()
         cut = data.draw(st.integers(1, last.size - 1))
         path = segments(self.directory)[-1]
@@ -238,6 +276,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def torn_by_a_hole(self, data):
         """The file has its length, but a part of the last batch reached the disk as zeros."""
+        self.forget_room()
         last = self.active.batches.pop()
         hole = data.draw(st.integers(BATCH_HEADER, last.size))
         path = segments(self.directory)[-1]
@@ -245,7 +284,7 @@ class LogMachine(RuleBasedStateMachine):
         os.truncate(path, size - hole)
         os.truncate(path, size)
         self.reopen()
-        assert self.log.truncated_bytes == last.size
+        assert self.log.truncated_bytes == (last.size if hole < last.size else 0)
 
     @invariant()
     def positions(self):
@@ -255,7 +294,19 @@ class LogMachine(RuleBasedStateMachine):
         assert self.log.synced_offset <= self.next
         assert self.log.size_bytes == sum(segment.size for segment in self.segments)
         newest = segments(self.directory)[-1]
-        assert newest.stat().st_size == SEGMENT_HEADER + self.active.size
+        room = self.options["preallocate_bytes"]
+        assert 0 <= newest.stat().st_size - SEGMENT_HEADER - self.active.size <= room
+        assert len(segments(self.directory)) == len(self.segments)
+        assert self.log.epochs == self.model_epochs()
+
+    def model_epochs(self):
+        """The epochs that begin in the log, and the one that it begins in the midst of."""
+        known = []
+        for each in (each for segment in self.segments for each in segment.batches):
+            if each.epoch > (known[-1][0] if known else 0):
+                known.append((each.epoch, each.base))
+        before = [entry for entry in known if entry[1] <= self.first]
+        return tuple(before[-1:] + [entry for entry in known if entry[1] > self.first])
 
 
 TestLogMachine = LogMachine.TestCase

@@ -192,6 +192,8 @@ class Partition:
             self._go_offline(f"the log cannot be opened: {error}")
             return False
         log = self._log
+        for damage in log.damage:
+            self._logger.error("%s: %s", self, damage)
         self._sink = self._make_sink(log.next_offset, log.last_timestamp)
         # Opening has made the tail durable, and a single replica that has it is every replica.
         self._commit(log.next_offset)

@@ -6,10 +6,12 @@ from liftbridge.log.errors import ForeignLogError, LogClosedError, LogDamagedErr
 from liftbridge.log.flusher import Flusher
 from liftbridge.log.log import Log
 from liftbridge.log.options import LogOptions
+from liftbridge.log.recovery import Damage
 
 __all__ = [
     "Log",
     "LogOptions",
+    "Damage",
     "BatchBuilder",
     "Flusher",
     "delete_log",

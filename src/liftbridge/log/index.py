@@ -1,8 +1,8 @@
-"""Index files: what the core knows about a whole segment, kept so that a start need not scan it.
+"""Index files: what the core knows about a segment, kept so that a start need not scan it.
 
 `<base offset>.index`, little-endian:
 
-    0    8s  magic, "LBINDEX1"
+    0    8s  magic, "LBINDEX2"
     8   16s  UUID of the stream
    24   i64  base offset            72  u64  number of records
    32   i64  next offset            80  i64  timestamp of the first record
@@ -10,23 +10,26 @@
    48   u64  position of the        96  u64  leader epoch of the last batch
              last batch            104  i64  CRC of the last batch, -1 for none
    56   u32  partition             112  u64  bytes of the entries
-   60   u32  reserved, zero        120  u32  CRC-32C of the fields above
-   64   u64  reserved, zero
-  124        entries, as the core holds them: u32 offset minus base offset, u32 position,
-             i64 largest timestamp before
-  end   16s  XXH3-128 of everything before
+   60   u32  number of epochs      120       epochs: u64 epoch, i64 first offset that can belong to it
+   64   u64  attributes of all
+             batches together
+  ...  u32  CRC-32C of everything before
+  ...       entries, as the core holds them: u32 offset minus base offset, u32 position,
+            i64 largest timestamp before
+  end  16s  XXH3-128 of everything before
 
-Invariant: an index never decides what data exists. It is written only when the segment is on disk, and
-stands in for a scan only while it describes a file of exactly the size found. Whatever is wrong with it, it
-is ignored and the segment is scanned. As the bytes of a segment never change, it stays a witness that so many
-of them were on disk once; a log that has lost some of those is damaged, however it came about.
+Invariant: an index never decides what data exists. It is written only when what it describes is on disk.
+For a sealed segment it stands in for a scan while the file has exactly the size that it tells; for the
+active one it is a point from which the scan may begin. Whatever is wrong with it, it is ignored and the
+segment is scanned. As the bytes of a segment never change, it stays a witness that so many of them were
+on disk once; a log that has lost some of those is damaged, however it came about.
 """
 
 from __future__ import annotations
 
 import struct
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from xxhash import xxh3_128_digest
@@ -34,11 +37,12 @@ from xxhash import xxh3_128_digest
 from liftbridge._log import Segment, crc32c
 from liftbridge.log.files import index_path, replace_file
 
-_MAGIC = b"LBINDEX1"
+_MAGIC = b"LBINDEX2"
 _FIELDS = struct.Struct("<8s16sqqQQIIQQqqQqQ")
+_EPOCH = struct.Struct("<Qq")
 _CHECKSUM = struct.Struct("<I")
-_HEADER_BYTES = _FIELDS.size + _CHECKSUM.size
 _DIGEST_BYTES = 16
+_MOST_EPOCHS = 1 << 16  # of one segment; more are no index
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Summary:
     last_timestamp: int
     last_epoch: int
     last_crc: int
+    attributes: int
+    epochs: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, segment: Segment) -> Summary:
@@ -60,9 +66,10 @@ class Summary:
         return cls(**{name: getattr(segment, name) for name in cls.__dataclass_fields__})
 
 
-def write_index(segment: Segment, stream_id: uuid.UUID, partition: int) -> None:
-    """Write the index file of a segment whose data is on disk. Raises OSError; then the old file stands."""
+def encode_index(segment: Segment, stream_id: uuid.UUID, partition: int) -> bytes:
+    """Return the content of the index file of a segment as it is now."""
     entries = segment.index_bytes()
+    epochs = segment.epochs
     fields = _FIELDS.pack(
         _MAGIC,
         stream_id.bytes,
@@ -71,8 +78,8 @@ def write_index(segment: Segment, stream_id: uuid.UUID, partition: int) -> None:
         segment.end,
         segment.last_position,
         partition,
-        0,
-        0,
+        len(epochs),
+        segment.attributes,
         segment.count,
         segment.first_timestamp,
         segment.last_timestamp,
@@ -80,30 +87,57 @@ def write_index(segment: Segment, stream_id: uuid.UUID, partition: int) -> None:
         segment.last_crc,
         len(entries),
     )
-    content = fields + _CHECKSUM.pack(crc32c(fields)) + entries
-    replace_file(index_path(segment.path), content + xxh3_128_digest(content))
+    head = fields + b"".join(_EPOCH.pack(*each) for each in epochs)
+    content = head + _CHECKSUM.pack(crc32c(head)) + entries
+    return content + xxh3_128_digest(content)
+
+
+def write_index(segment: Segment, stream_id: uuid.UUID, partition: int) -> None:
+    """Write the index file of a segment whose data is on disk. Raises OSError; then the old file stands."""
+    replace_file(index_path(segment.path), encode_index(segment, stream_id, partition))
 
 
 def read_summary(path: Path, stream_id: uuid.UUID, partition: int, base_offset: int) -> Summary | None:
     """Return what the index file at `path` says about the segment, or None when it cannot be believed."""
     try:
         with path.open("rb") as file:
-            return _decode_summary(file.read(_HEADER_BYTES), stream_id, partition, base_offset)
+            head = file.read(_FIELDS.size)
+            if len(head) != _FIELDS.size or (number := _FIELDS.unpack(head)[7]) > _MOST_EPOCHS:
+                return None
+            head += file.read(number * _EPOCH.size + _CHECKSUM.size)
     except OSError:
         return None
+    return _decode_summary(head, stream_id, partition, base_offset)
 
 
-def _decode_summary(header: bytes, stream_id: uuid.UUID, partition: int, base_offset: int) -> Summary | None:
-    if len(header) != _HEADER_BYTES:
+def _decode_summary(head: bytes, stream_id: uuid.UUID, partition: int, base_offset: int) -> Summary | None:
+    """The summary in the bytes in front of the entries."""
+    fields = _FIELDS.unpack_from(head)
+    if len(head) != _FIELDS.size + fields[7] * _EPOCH.size + _CHECKSUM.size:
         return None
-    if _CHECKSUM.unpack_from(header, _FIELDS.size) != (crc32c(header[: _FIELDS.size]),):
+    if head[-_CHECKSUM.size :] != _CHECKSUM.pack(crc32c(head[: -_CHECKSUM.size])):
         return None
-    magic, stream, base, following, end, last_position, number, _, _, count, first, last, epoch, crc, _ = (
-        _FIELDS.unpack_from(header)
-    )
-    if (magic, stream, number, base) != (_MAGIC, stream_id.bytes, partition, base_offset):
+    (
+        magic,
+        stream,
+        base,
+        following,
+        end,
+        last_position,
+        owner,
+        _,
+        attributes,
+        count,
+        first,
+        last,
+        epoch,
+        crc,
+        _,
+    ) = fields
+    if (magic, stream, owner, base) != (_MAGIC, stream_id.bytes, partition, base_offset):
         return None
-    return Summary(following, end, last_position, count, first, last, epoch, crc)
+    epochs = tuple(_EPOCH.iter_unpack(head[_FIELDS.size : -_CHECKSUM.size]))
+    return Summary(following, end, last_position, count, first, last, epoch, crc, attributes, epochs)
 
 
 def load_index(segment: Segment, summary: Summary) -> bool:
@@ -115,7 +149,8 @@ def load_index(segment: Segment, summary: Summary) -> bool:
         content = index_path(segment.path).read_bytes()
     except OSError:
         return False
-    if len(content) < _HEADER_BYTES + _DIGEST_BYTES:
+    begin = _FIELDS.size + len(summary.epochs) * _EPOCH.size + _CHECKSUM.size
+    if len(content) < begin + _DIGEST_BYTES:
         return False
     body = content[:-_DIGEST_BYTES]
     if content[-_DIGEST_BYTES:] != xxh3_128_digest(body):
@@ -124,13 +159,14 @@ def load_index(segment: Segment, summary: Summary) -> bool:
     if (
         fields[3:6] != (summary.next_offset, summary.end, summary.last_position)
         or fields[13] != summary.last_crc
+        or fields[7] != len(summary.epochs)
     ):
         return False
-    entries = body[_HEADER_BYTES:]
+    entries = body[begin:]
     if fields[14] != len(entries):
         return False
     try:
-        segment.load(entries, **asdict(summary))
+        segment.load(entries, **vars(summary))
     except (ValueError, OverflowError):
         return False
     return True

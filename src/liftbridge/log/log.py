@@ -10,10 +10,13 @@ Appends and reads run on the event loop's thread and touch the page cache only; 
 lock orders appends, rolls and removals, held for no system call that waits for the medium; another lets one
 sync run at a time.
 
+Damage is local. What recovery, or a read, finds damaged is a hole in the offsets; reads in it raise
+CorruptBatchError, and everything else goes on.
+
 Invariants:
 
-- The segments are contiguous: each begins where the one before ends. Readers see them through one reference
-  that is replaced as a whole, so a read never meets a half-made change.
+- The ranges of the segments are contiguous: each begins where the one before ends. Readers see them
+  through one reference that is replaced as a whole, so a read never meets a half-made change.
 - `synced_offset` passes a record only after the segments before it, the directory entry of its segment and
   its own bytes were synced, in this order.
 - A failed sync is final. The kernel may have dropped the pages it could not write, so trying again would
@@ -22,25 +25,47 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import uuid
 from bisect import bisect_left, bisect_right
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
-from liftbridge._log import SEGMENT_HEADER_BYTES, BatchBuilder, Segment
+from liftbridge._log import (
+    ATTRIBUTE_EXPIRY,
+    SEGMENT_HEADER_BYTES,
+    BatchBuilder,
+    CorruptBatchError,
+    Segment,
+)
+from liftbridge.log.epochs import epochs_of
 from liftbridge.log.errors import LogClosedError, LogFailedError
-from liftbridge.log.files import index_path, segment_path, sync_data, sync_directory
-from liftbridge.log.header import SegmentHeader
-from liftbridge.log.index import write_index
+from liftbridge.log.files import index_path, replace_file, segment_path, sync_data, sync_directory
+from liftbridge.log.header import KEY_SLOTS, SegmentHeader
+from liftbridge.log.index import encode_index, write_index
 from liftbridge.log.options import LogOptions
 from liftbridge.log.recovery import Recovered, recover
 from liftbridge.log.retention import expired
-from liftbridge.log.segments import SealedSegment, create_segment, detached, open_segments
+from liftbridge.log.segments import (
+    Before,
+    Codecs,
+    PlainBodies,
+    SealedSegment,
+    create_segment,
+    detached,
+    open_segment,
+    open_segments,
+    scan_through,
+)
 
 DEFAULT_READ_BYTES = 262144
+# The active segment's index is written whenever so much more of it is on disk: no start scans more than that.
+CHECKPOINT_BYTES = 64 << 20
 _NEVER = (1 << 63) - 1  # no timestamp is above it
 
 
@@ -66,37 +91,63 @@ class Log:
     """The commit log of one partition. Open one with `Log.open`.
 
     Attributes: `directory`, `options`, `failed` (why the log takes nothing any more, or None),
-    `scanned_bytes` and `truncated_bytes` (what opening had to read, and to cut off as a torn tail).
+    `scanned_bytes` and `truncated_bytes` (what opening had to read, and to cut off as a torn tail), `damage`
+    (what opening found damaged).
     """
 
     def __init__(
-        self, directory: Path, stream_id: uuid.UUID, partition: int, options: LogOptions, found: Recovered
+        self,
+        directory: Path,
+        stream_id: uuid.UUID,
+        partition: int,
+        options: LogOptions,
+        codecs: Codecs,
+        found: Recovered,
     ) -> None:
         self.directory = directory
         self.options = options
         self.failed: Exception | None = None
         self.scanned_bytes = found.scanned_bytes
         self.truncated_bytes = found.truncated_bytes
+        self.damage = tuple(found.damage)
         self._stream_id = stream_id
         self._partition = partition
+        self._codecs = codecs
         self._view = _View(tuple(found.sealed), found.active)
         self._sealed_bytes = sum(segment.size for segment in found.sealed)
         self._synced_offset = found.active.next_offset
         self._written_bytes = 0  # since opening
         self._synced_bytes = 0
+        self._checkpoint = found.active.end  # where the index file of the active segment ends, about
         self._unsynced_seals: list[tuple[SealedSegment, Segment]] = []
         self._condemned: list[SealedSegment] = []
+        self._expiries: dict[SealedSegment, int] = {}  # when the last record of a leading segment expires
         self._closed = False
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()
+        # One of retain and truncate at a time; taken before the others.
+        self._maintenance_lock = threading.Lock()
+        found.active.preallocating(options.preallocate_bytes)
 
     @classmethod
-    def open(cls, directory: Path, *, stream_id: uuid.UUID, partition: int, options: LogOptions) -> Log:
+    def open(
+        cls,
+        directory: Path,
+        *,
+        stream_id: uuid.UUID,
+        partition: int,
+        options: LogOptions,
+        codecs: Codecs | None = None,
+    ) -> Log:
         """Open the log in `directory`, creating it when it is missing; blocking.
 
-        Everything found is on disk when this returns. Raises LogDamagedError, ForeignLogError or OSError.
+        `codecs` encode and decode what the segments hold; without them it is stored as it is. Everything
+        found is on disk when this returns; what is damaged is in `damage`. Raises LogDamagedError,
+        ForeignLogError, LogError or OSError.
         """
-        return cls(directory, stream_id, partition, options, recover(directory, stream_id, partition))
+        codecs = codecs or PlainBodies()
+        found = recover(directory, stream_id, partition, codecs)
+        return cls(directory, stream_id, partition, options, codecs, found)
 
     def __repr__(self) -> str:
         return f"<Log {self.directory} offsets {self.start_offset} to {self.next_offset}>"
@@ -127,6 +178,12 @@ class Log:
     def last_epoch(self) -> int:
         """Leader epoch of the last batch ever appended, 0 for none; none may be older."""
         return self._view.active.last_epoch
+
+    @property
+    def epochs(self) -> tuple[tuple[int, int], ...]:
+        """The leader epochs of the log as (epoch, first offset that can belong to it), oldest first."""
+        view = self._view
+        return epochs_of([*(each.summary.epochs for each in view.sealed), view.active.epochs], view.start)
 
     @property
     def size_bytes(self) -> int:
@@ -177,6 +234,28 @@ class Log:
             self._written_bytes += builder.size
             return offset
 
+    def begin_epoch(self, epoch: int, now_ns: int) -> None:
+        """Write that leader epoch `epoch` begins at `next_offset`: the first append of a leader. Does not
+        block.
+
+        It takes no offset and is never seen by readers. `now_ns` is the time. Raises as `append`; ValueError
+        unless the epoch is newer than the log's last.
+        """
+        with self._lock:
+            self._check_usable()
+            if epoch <= self.last_epoch:
+                raise ValueError(f"leader epoch {epoch} cannot begin, the log has had {self.last_epoch}")
+            active = self._view.active
+            before = active.end
+            try:
+                active.append_control(epoch, max(now_ns, active.last_timestamp))
+            except OSError as error:
+                if active.failed:
+                    self.failed = error
+                    self._check_usable()
+                raise
+            self._written_bytes += active.end - before
+
     def _is_full(self, active: Segment, builder: BatchBuilder) -> bool:
         if active.end - SEGMENT_HEADER_BYTES + builder.size > self.options.segment_max_bytes:
             return True
@@ -192,11 +271,12 @@ class Log:
         fresh = create_segment(
             segment_path(self.directory, base_offset),
             SegmentHeader(self._stream_id, self._partition, base_offset, time.time_ns()),
-            last_timestamp=active.last_timestamp,
-            last_epoch=active.last_epoch,
-            last_crc=active.last_crc,
+            self._codecs,
+            Before.of(active),
         )
-        sealed = SealedSegment.of(active)
+        fresh.preallocating(self.options.preallocate_bytes)
+        self._checkpoint = fresh.end
+        sealed = SealedSegment.of(active, self._codecs)
         self._unsynced_seals.append((sealed, active))
         self._sealed_bytes += sealed.size
         open_segments.keep(sealed, active)
@@ -219,7 +299,11 @@ class Log:
                 active = self._view.active
                 target, written = active.next_offset, self._written_bytes
                 seals = tuple(self._unsynced_seals)
-            if target == self._synced_offset and not seals:
+                index = b""
+                if active.end - self._checkpoint >= CHECKPOINT_BYTES:
+                    self._checkpoint = active.end
+                    index = encode_index(active, self._stream_id, self._partition)
+            if written == self._synced_bytes and not seals:
                 return target
             self._sync_files(seals, active)
             with self._lock:
@@ -229,11 +313,15 @@ class Log:
             for _, segment in seals:
                 with suppress(OSError):  # an index saves time at the next start, nothing else
                     write_index(segment, self._stream_id, self._partition)
+            if index:
+                with suppress(OSError):
+                    replace_file(index_path(active.path), index)
             return target
 
     def _sync_files(self, seals: tuple[tuple[SealedSegment, Segment], ...], active: Segment) -> None:
         try:
             for _, segment in seals:
+                segment.trim()
                 sync_data(segment.fileno())
             if seals:
                 sync_directory(self.directory)
@@ -249,10 +337,15 @@ class Log:
         """
         try:
             if self.failed is None:
+                self._trim_active()
                 self.sync()
         finally:
             with self._sync_lock, self._lock:
                 self._finish()
+
+    def _trim_active(self) -> None:
+        with self._lock, suppress(OSError):  # zeros behind the data cost the next start a look at them
+            self._view.active.trim()
 
     def _finish(self) -> None:
         if self._closed:
@@ -271,18 +364,48 @@ class Log:
     # ---- reading ----
 
     def _open_holder(self, view: _View, offset: int, nowait: bool) -> Segment | None:
-        """The open segment with this offset, or None when retention has removed it since `view` was taken."""
+        """The open segment with this offset, or None when it was removed or replaced since."""
         if self._closed:
             raise LogClosedError(f"{self.directory}: the log is closed")
         sealed = view.holder(offset)
         if sealed is None:
             return view.active
         try:
-            return open_segments.get(sealed, nowait=nowait)
+            segment = open_segments.get(sealed, nowait=nowait)
         except FileNotFoundError:
-            if self._view.start > offset:
+            if sealed not in self._view.sealed:
                 return None
             raise
+        if segment.holes and not sealed.damaged and sealed not in self._view.sealed:
+            return None  # another file has taken the name; what was opened is not what was asked for
+        return segment
+
+    def _past_damage(
+        self, view: _View, offset: int, segment: Segment, nowait: bool, read: methodcaller
+    ) -> Any:
+        """`read(segment)`; when it meets damage, again with a Segment that knows where the damage ends."""
+        try:
+            return read(segment)
+        except CorruptBatchError:
+            if segment.holes:
+                raise
+            if nowait:
+                raise BlockingIOError(f"{segment.path} has to be scanned past damage") from None
+            sealed = view.holder(offset)
+            if sealed is not None:
+                scanned = sealed.open(believe_index=False)
+                open_segments.keep(sealed, scanned)
+            else:
+                scanned = self._scanned_active(segment)
+            return read(scanned)
+
+    def _scanned_active(self, active: Segment) -> Segment:
+        end, following = active.end, active.next_offset
+        scanned = Segment(os.dup(active.fileno()), active.path, active.base_offset, codec=active.codec)
+        reason = scan_through(scanned, end)
+        if scanned.next_offset < following:
+            scanned.lose_until(following, end, reason)
+        return scanned
 
     def read_frames(
         self,
@@ -302,7 +425,9 @@ class Log:
             nowait: raise BlockingIOError when this would wait for the disk; repeat the call in a worker
                 thread.
 
-        Without a record in the range the frames are empty. Raises CorruptBatchError, OSError, LogClosedError.
+        The frames are empty when there is nothing in the range, and then the offset returned is `limit` or
+        beyond the end; or when a long way without a record was gone, and the read is to go on there. Raises
+        CorruptBatchError, which tells the offsets that are lost; OSError; LogClosedError.
         """
         while True:
             view = self._view
@@ -312,10 +437,11 @@ class Log:
             segment = self._open_holder(view, offset, nowait)
             if segment is None:
                 continue
-            frames, following = segment.read_frames(offset, limit, prefix, max_bytes, nowait)
-            if frames:
+            read = methodcaller("read_frames", offset, limit, prefix, max_bytes, nowait)
+            frames, following = self._past_damage(view, offset, segment, nowait, read)
+            assert following > offset, "a read must move on"
+            if frames or following < segment.next_offset:
                 return frames, following
-            assert following > offset, "a read without records must move on"
             offset = following
 
     def read_frames_reverse(
@@ -339,10 +465,11 @@ class Log:
             segment = self._open_holder(view, offset, nowait)
             if segment is None:
                 continue
-            frames, following = segment.read_frames_reverse(offset, floor, prefix, max_bytes, nowait)
+            read = methodcaller("read_frames_reverse", offset, floor, prefix, max_bytes, nowait)
+            frames, following = self._past_damage(view, offset, segment, nowait, read)
+            assert following < offset, "a read must move on"
             if frames:
                 return frames, following
-            assert following < offset, "a read without records must move on"
             offset = following
 
     def offset_at_or_after(self, timestamp_ns: int) -> int:
@@ -354,12 +481,23 @@ class Log:
             view = self._view
             sealed = view.sealed
             at = bisect_left(sealed, timestamp_ns, key=lambda segment: segment.summary.last_timestamp)
-            offset = sealed[at].base_offset if at < len(sealed) else view.active.base_offset
+            found = self._search(view, at, timestamp_ns)
+            if found is not None:
+                return found
+
+    def _search(self, view: _View, at: int, timestamp_ns: int) -> int | None:
+        """The first record since a time in the segments from number `at` on; None to try again."""
+        search = methodcaller("offset_at_or_after", timestamp_ns)
+        for number in range(at, len(view.sealed) + 1):
+            active = number == len(view.sealed)
+            offset = view.active.base_offset if active else view.sealed[number].base_offset
             segment = self._open_holder(view, offset, nowait=False)
             if segment is None:
-                continue
-            found = segment.offset_at_or_after(timestamp_ns)
-            return found if found >= 0 else segment.next_offset
+                return None
+            found: int = self._past_damage(view, offset, segment, False, search)
+            if found >= 0:
+                return found
+        return view.active.next_offset
 
     def offset_at_or_before(self, timestamp_ns: int) -> int:
         """Return the offset of the last record not newer than a time (ns), else -1.
@@ -386,27 +524,52 @@ class Log:
         Raises OSError when a file cannot be removed (the next call tries again), LogFailedError,
         LogClosedError.
         """
+        with self._maintenance_lock:
+            return self._retain(now_ns, limit_offset)
+
+    def _retain(self, now_ns: int, limit_offset: int) -> int:
         with self._lock:
             self._check_usable()
             if self._is_old(self._view.active, now_ns):
                 self._roll(self._view.active)
         if self._unsynced_seals:
             self.sync()
+        lapsed = self._lapsed(now_ns)
         with self._lock:
             self._check_usable()
-            victims = self._choose(now_ns, limit_offset)
+            victims = self._choose(now_ns, limit_offset, lapsed)
             self._condemned += victims
             self._view = _View(self._view.sealed[len(victims) :], self._view.active)
             self._sealed_bytes -= sum(victim.size for victim in victims)
         self._remove_condemned()
         return len(victims)
 
-    def _choose(self, now_ns: int, limit_offset: int) -> tuple[SealedSegment, ...]:
+    def _lapsed(self, now_ns: int) -> int:
+        """How many of the leading segments hold nothing but records that have expired."""
+        count = 0
+        for sealed in self._view.sealed:
+            if not sealed.summary.attributes & ATTRIBUTE_EXPIRY:
+                break
+            if sealed not in self._expiries:
+                self._expiries[sealed] = self._last_expiry(sealed)
+            if self._expiries[sealed] > now_ns:
+                break
+            count += 1
+        return count
+
+    def _last_expiry(self, sealed: SealedSegment) -> int:
+        try:
+            return open_segments.get(sealed).last_expiry()
+        except CorruptBatchError:
+            return _NEVER  # what cannot be read is not for retention to judge by its records
+
+    def _choose(self, now_ns: int, limit_offset: int, lapsed: int) -> tuple[SealedSegment, ...]:
         view = self._view
         sealed = view.sealed
         count = expired(
             sealed, view.active.count, view.active.end - SEGMENT_HEADER_BYTES, self.options, now_ns
         )
+        count = max(count, lapsed)
         # Where the log begins must be on disk before what is in front of it goes.
         durable = self._unsynced_seals[0][0].base_offset if self._unsynced_seals else view.active.base_offset
         limit = min(limit_offset, durable)
@@ -421,6 +584,7 @@ class Log:
             try:
                 for victim in self._condemned:
                     open_segments.forget(victim)
+                    self._expiries.pop(victim, None)
                     victim.path.unlink(missing_ok=True)
                     index_path(victim.path).unlink(missing_ok=True)
                     removed += 1
@@ -428,3 +592,90 @@ class Log:
                 if removed:
                     del self._condemned[:removed]
                     sync_directory(self.directory)
+
+    # ---- truncation ----
+
+    def truncate(self, offset: int) -> int:
+        """Remove everything from `offset` on and return the new `next_offset`; blocking.
+
+        That is lower than `offset` when it lies inside a batch: batches are replicated whole, so a follower
+        that has part of one has none of it. What is left is on disk when this returns, and the log goes on in
+        a new segment, so nothing that was removed can come back, nor a nonce be used twice. Refusing to go
+        below the high watermark is the caller's. Raises OSError, CorruptBatchError, LogFailedError,
+        LogClosedError.
+        """
+        with self._maintenance_lock, self._sync_lock:
+            with self._lock:
+                self._check_usable()
+                offset = max(offset, self.start_offset)
+                active = self._view.active
+                if offset > self.next_offset or (
+                    offset == self.next_offset
+                    and active.end > SEGMENT_HEADER_BYTES
+                    and active.boundary(offset)[0] == active.end
+                ):
+                    return self.next_offset
+                try:
+                    self._truncate(offset)
+                except OSError as error:
+                    # Some files are gone and others are not; only recovery may judge what that leaves.
+                    self.failed = error
+                    raise
+                return self.next_offset
+
+    def _truncate(self, offset: int) -> None:
+        view = self._view
+        sealed = list(view.sealed)
+        index_path(view.active.path).unlink(missing_ok=True)
+        files = [*sealed, SealedSegment.of(view.active, self._codecs)]
+        while len(files) > 1 and files[-1].base_offset >= offset:
+            self._drop(files.pop())
+        last = files[-1]
+        holder = view.active if last.base_offset == view.active.base_offset else last.open()
+        position, start = holder.boundary(offset)
+        if start <= last.base_offset:
+            self._drop(files.pop())
+        else:
+            files[-1] = self._cut(last, position, start)
+        fresh = create_segment(
+            segment_path(self.directory, start),
+            SegmentHeader(self._stream_id, self._partition, start, time.time_ns()),
+            self._codecs,
+            Before.of(files[-1].summary) if files else Before(),
+        )
+        sync_data(fresh.fileno())
+        sync_directory(self.directory)
+        fresh.preallocating(self.options.preallocate_bytes)
+        self._checkpoint = fresh.end
+        self._view = _View(tuple(files), fresh)
+        self._sealed_bytes = sum(each.size for each in files)
+        self._unsynced_seals.clear()
+        self._synced_offset = start
+        self._synced_bytes = self._written_bytes
+
+    def _drop(self, sealed: SealedSegment) -> None:
+        open_segments.forget(sealed)
+        index_path(sealed.path).unlink(missing_ok=True)
+        sealed.path.unlink()
+        sync_directory(self.directory)  # the newest first, so that a crash leaves no gap
+
+    def _cut(self, sealed: SealedSegment, position: int, following: int) -> SealedSegment:
+        """Cut a segment off at a byte that is the offset `following`."""
+        open_segments.forget(sealed)
+        index_path(sealed.path).unlink(missing_ok=True)
+        sync_directory(self.directory)  # an index that knows of more would make damage of this
+        segment, header = open_segment(sealed.path, os.O_RDWR, self._codecs, Before())
+        assert header is not None
+        if header.end_offset >= 0:
+            # Its header names the range, so it is written anew; a rename makes the change whole.
+            content = os.pread(segment.fileno(), position, 0)
+            block = replace(header, end_offset=following).encode(content[KEY_SLOTS:SEGMENT_HEADER_BYTES])
+            replace_file(sealed.path, block + content[SEGMENT_HEADER_BYTES:])
+            segment, _ = open_segment(sealed.path, os.O_RDWR, self._codecs, Before())
+        else:
+            os.ftruncate(segment.fileno(), position)
+        sync_data(segment.fileno())
+        reason = scan_through(segment, position)
+        if segment.next_offset < following:
+            segment.lose_until(following, position, reason or "what was there is missing")
+        return SealedSegment.of(segment, self._codecs)

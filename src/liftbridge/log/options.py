@@ -17,6 +17,7 @@ class LogOptions:
         retention_max_bytes: of batches in the whole log, the active segment included.
         retention_max_messages: in the whole log, the active segment included.
         retention_max_age_ns: since the last record of a segment.
+        preallocate_bytes: most bytes asked of the file system ahead of the data.
 
     Raises ValueError naming the option that is out of range.
     """
@@ -26,6 +27,7 @@ class LogOptions:
     retention_max_bytes: int = 0
     retention_max_messages: int = 0
     retention_max_age_ns: int = 0
+    preallocate_bytes: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.segment_max_bytes <= MAX_SEGMENT_BYTES:

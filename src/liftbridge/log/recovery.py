@@ -1,17 +1,21 @@
 """Opening the files of a log after any end of the process before.
 
 Files are judged in the order of their offsets. A sealed segment is believed when its index file describes
-it, else scanned; the last one is believed only after a clean stop, when its index file describes it and its
-last batch is as described. Every scanned byte is synced before it is trusted: it may still be in the page
-cache of a process that was killed, and what is served or acked from here on must not vanish with the power.
+it, else scanned. The last one is scanned from where its index file ends; after a clean stop that is its
+end. Every scanned byte is synced before it is trusted: it may still be in the page cache of a process
+that was killed, and what is served or acked from here on must not vanish with the power.
 
 A bad batch in the last segment with no valid batch anywhere behind it is a torn tail: a write that never
-finished. It is cut off, durably, before its offsets can be used again. Any other bad batch is damage, and
-nothing is removed; so is a bad batch that an index file remembers as synced.
+finished. It is cut off, durably, before its offsets can be used again. Anything else that is wrong is
+damage: something that was written once is missing or altered. Damage costs what is damaged and nothing
+more: the offsets that are lost become a hole, everything before and behind it is served, and nothing is
+removed. A damaged segment is written no more: the log goes on in a new one.
 
 Invariants:
 
-- What remains is what was written, up to some record, with nothing missing in front of it.
+- What remains is what was written, up to some record, with holes where bytes are damaged, and with nothing
+  else missing.
+- Offsets below one that an index file remembers as synced are never given to another record.
 - Recovery interrupted and repeated ends in the same state.
 - Deleting every index file of an undamaged log changes nothing but the time this takes.
 """
@@ -24,6 +28,7 @@ import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from liftbridge._log import SEGMENT_HEADER_BYTES, CorruptBatchError, Segment, find_batch
@@ -40,60 +45,88 @@ from liftbridge.log.files import (
 )
 from liftbridge.log.header import SegmentHeader
 from liftbridge.log.index import Summary, load_index, read_summary, write_index
-from liftbridge.log.segments import SealedSegment
+from liftbridge.log.segments import Before, Codecs, SealedSegment, is_zero, open_segment, scan_through
 
 _SEGMENT_NAME = re.compile(r"[0-9]{20}\.log")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What is damaged: bytes of a file from `position` on, and the offsets that are lost with them.
+
+    The offsets are those from `first_offset` on and below `next_offset`; they are equal when none is lost.
+    """
+
+    path: Path
+    position: int
+    first_offset: int
+    next_offset: int
+    reason: str
+
+    def __str__(self) -> str:
+        lost = (
+            f"the offsets {self.first_offset} to {self.next_offset - 1} are lost"
+            if self.next_offset > self.first_offset
+            else "no offset is lost"
+        )
+        return f"{self.path} is damaged at byte {self.position}, {lost}: {self.reason}"
 
 
 @dataclass
 class Recovered:
     """The files of a log as found: `active` is open for writing, and everything is on disk.
 
-    `scanned_bytes` were read to find out, `truncated_bytes` cut off as a torn tail.
+    `scanned_bytes` were read to find out, `truncated_bytes` cut off as a torn tail; `damage` is what was
+    found of it, in the order of the offsets.
     """
 
     active: Segment
     sealed: list[SealedSegment]
     scanned_bytes: int
     truncated_bytes: int
+    damage: list[Damage]
 
 
-def recover(directory: Path, stream_id: uuid.UUID, partition: int) -> Recovered:
+def recover(directory: Path, stream_id: uuid.UUID, partition: int, codecs: Codecs) -> Recovered:
     """Bring the log in `directory` into a state to go on from; blocking.
 
     The directory is created when it is missing, and a first segment when there is none. Raises
-    LogDamagedError when something written once is missing or altered, ForeignLogError when the files are
-    another stream's, OSError.
+    ForeignLogError when the files are another stream's, LogDamagedError when two of them claim the same
+    offsets or one has a format of a newer version, LogError when a key is missing, OSError.
     """
-    return _Recovery(directory, stream_id, partition).run()
+    return _Recovery(directory, stream_id, partition, codecs).run()
 
 
 class _Recovery:
-    def __init__(self, directory: Path, stream_id: uuid.UUID, partition: int) -> None:
+    def __init__(self, directory: Path, stream_id: uuid.UUID, partition: int, codecs: Codecs) -> None:
         self.directory = directory
         self.stream_id = stream_id
         self.partition = partition
+        self.codecs = codecs
         self.sealed: list[SealedSegment] = []
         self.scanned_bytes = 0
         self.truncated_bytes = 0
+        self.damage: list[Damage] = []
 
     def run(self) -> Recovered:
         make_directory(self.directory)
         paths = self._clean_up()
-        if not paths:
-            paths = [segment_path(self.directory, 0)]
-            self._write_header(paths[0])
-        elif not self._has_header(paths[-1]):
-            # Killed while rolling: the file exists, its header does not yet.
-            if len(paths) > 1:
-                self._remove(paths.pop())
-            else:
-                self._write_header(paths[0])
-        for path in paths[:-1]:
-            self.sealed.append(self._open_sealed(path))
-        active = self._open_last(paths[-1])
+        # Retention may have removed all files but one; then its name is all that remembers the offset.
+        first = int(paths[0].stem) if paths else 0
+        if paths and self._was_never_begun(paths[-1]):
+            self._remove(paths.pop())
+        for path, following in pairwise(paths):
+            self.sealed.append(self._open_sealed(path, int(following.stem)))
+        active = self._open_last(paths[-1]) if paths else None
+        if active is None:
+            active = self._begin(self.sealed[-1].next_offset if self.sealed else first)
         sync_directory(self.directory)
-        return Recovered(active, self.sealed, self.scanned_bytes, self.truncated_bytes)
+        for sealed in self.sealed:
+            if (
+                sealed.damaged
+            ):  # what its index file was a witness of, the name of the next file tells as well
+                index_path(sealed.path).unlink(missing_ok=True)
+        return Recovered(active, self.sealed, self.scanned_bytes, self.truncated_bytes, self.damage)
 
     def _clean_up(self) -> list[Path]:
         """Remove what was left half-made; return the segment files in the order of their offsets."""
@@ -109,124 +142,164 @@ class _Recovery:
         path.unlink()
         index_path(path).unlink(missing_ok=True)
 
-    def _write_header(self, path: Path) -> None:
-        header = SegmentHeader(self.stream_id, self.partition, int(path.stem), time.time_ns())
-        replace_file(path, header.encode())
+    def _begin(self, base_offset: int) -> Segment:
+        """A new active segment."""
+        path = segment_path(self.directory, base_offset)
+        header = SegmentHeader(self.stream_id, self.partition, base_offset, time.time_ns())
+        _, key_slots = self.codecs.fresh()
+        replace_file(path, header.encode(key_slots))
+        return open_segment(path, os.O_RDWR, self.codecs, self._before())[0]
+
+    def _before(self) -> Before:
+        return Before.of(self.sealed[-1].summary) if self.sealed else Before()
 
     # ---- whose file is it ----
 
-    def _has_header(self, path: Path) -> bool:
-        """Whether the last file has a header; False only when there is nothing behind where it should be."""
+    def _was_never_begun(self, path: Path) -> bool:
+        """Whether the last file was being created when the process ended: no header, nothing behind it."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if self._read_header(fd, path) is not None:
-                return True
             size = os.fstat(fd).st_size
-            found = find_batch(fd, path, SEGMENT_HEADER_BYTES, size, 0) if size > SEGMENT_HEADER_BYTES else -1
-            if found >= 0:
-                raise LogDamagedError(path, 0, "the header block is damaged, and batches follow")
+            if size > SEGMENT_HEADER_BYTES or self._read_header(fd, path) is not None:
+                return False
+            if self._summary(path) is not None:
+                return False  # it was whole once
             self.truncated_bytes += size
-            return False
+            return True
         finally:
             os.close(fd)
 
     def _read_header(self, fd: int, path: Path) -> SegmentHeader | None:
         try:
-            header = SegmentHeader.decode(os.pread(fd, SEGMENT_HEADER_BYTES, 0))
+            return SegmentHeader.decode(os.pread(fd, SEGMENT_HEADER_BYTES, 0))
         except ValueError as error:
             raise LogDamagedError(path, 0, str(error)) from None
-        if header is None:
-            return None
-        if (header.stream_id, header.partition) != (self.stream_id, self.partition):
+
+    def _open(self, path: Path, flags: int) -> tuple[Segment, int, bool]:
+        """Open a file; return the Segment, the file's size, and whether its header is good."""
+        try:
+            segment, header = open_segment(path, flags, self.codecs, self._before())
+        except ValueError as error:
+            raise LogDamagedError(path, 0, str(error)) from None
+        good = header is not None
+        if header is not None and (header.stream_id, header.partition) != (self.stream_id, self.partition):
             raise ForeignLogError(
                 f"{path} belongs to stream {header.stream_id} partition {header.partition}, not to stream "
                 f"{self.stream_id} partition {self.partition}; "
                 "move the file away or restore the right directory"
             )
-        if header.base_offset != int(path.stem):
+        if header is not None and header.base_offset != segment.base_offset:
             raise LogDamagedError(path, 0, f"its header says that it begins at offset {header.base_offset}")
-        return header
-
-    def _open(self, path: Path, flags: int) -> tuple[Segment, int]:
-        """Open a file with a header that follows the one before; return the Segment and the file's size."""
-        before = self.sealed[-1] if self.sealed else None
-        base_offset = int(path.stem)
-        fd = os.open(path, flags | os.O_CLOEXEC)
-        if before is None:
-            segment = Segment(fd, path, base_offset)
-        else:
-            segment = Segment(
-                fd,
-                path,
-                base_offset,
-                last_timestamp=before.summary.last_timestamp,
-                last_epoch=before.summary.last_epoch,
-                last_crc=before.summary.last_crc,
+        if not good:
+            self.damage.append(
+                Damage(path, 0, segment.base_offset, segment.base_offset, "the header block is damaged")
             )
-        if self._read_header(fd, path) is None:
-            raise LogDamagedError(path, 0, "the header block is damaged")
-        if before is not None and base_offset != before.next_offset:
-            raise LogDamagedError(
-                path,
-                0,
-                f"the file before it ends at offset {before.next_offset}; what lies between is missing",
-            )
-        return segment, os.fstat(fd).st_size
+        return segment, os.fstat(segment.fileno()).st_size, good
 
     # ---- what is in it ----
 
     def _summary(self, path: Path) -> Summary | None:
         return read_summary(index_path(path), self.stream_id, self.partition, int(path.stem))
 
-    def _scan(self, segment: Segment, size: int) -> str:
-        reason = segment.scan(size)
+    def _note_holes(self, segment: Segment) -> None:
+        for first, following, position, _, reason in segment.holes:
+            self.damage.append(Damage(segment.path, position, first, following, reason))
+
+    def _scan_through(self, segment: Segment, size: int) -> str:
+        reason = scan_through(segment, size)
         self.scanned_bytes += segment.end - SEGMENT_HEADER_BYTES
         return reason
 
-    def _open_sealed(self, path: Path) -> SealedSegment:
-        segment, size = self._open(path, os.O_RDONLY)
+    def _open_sealed(self, path: Path, following: int) -> SealedSegment:
+        """A segment that another one follows, at the offset `following`."""
+        segment, size, good = self._open(path, os.O_RDONLY)
         summary = self._summary(path)
-        if summary is not None and summary.end == size:
-            return SealedSegment(path, segment.base_offset, summary)
-        reason = self._scan(segment, size)
-        if segment.end != size:
-            raise LogDamagedError(path, segment.end, reason or "zeros in the middle of the log")
-        sync_data(segment.fileno())
-        with suppress(OSError):  # an index saves time; a full disk must not keep a log from being read
-            write_index(segment, self.stream_id, self.partition)
-        return SealedSegment.of(segment)
-
-    def _open_last(self, path: Path) -> Segment:
-        segment, size = self._open(path, os.O_RDWR)
-        summary = self._summary(path)
-        synced = SEGMENT_HEADER_BYTES if summary is None else summary.end
-        if summary is not None and summary.end == size:
-            clean = self._open_clean(segment, summary)
-            if clean is not None:
-                return clean
-        reason = self._scan(segment, size) or "zeros in the middle of the log"
-        if segment.end < synced:
+        if good and summary is not None and (summary.end, summary.next_offset) == (size, following):
+            return SealedSegment(path, segment.base_offset, summary, self.codecs)
+        reason = self._scan_through(segment, size)
+        if segment.next_offset > following:
             raise LogDamagedError(
-                path, segment.end, f"{reason}; the index file tells that all was well up to {synced}"
+                path,
+                0,
+                f"it has offsets up to {segment.next_offset - 1}, and the next file begins at {following}",
             )
+        if segment.next_offset < following or reason:
+            segment.lose_until(
+                following, max(size, segment.end), reason or "what comes before the next file is missing"
+            )
+        sync_data(segment.fileno())
+        self._note_holes(segment)
+        sealed = SealedSegment.of(segment, self.codecs)
+        if good and not segment.holes:
+            if segment.end < size:
+                self._trim(path, segment.end)
+            with suppress(OSError):  # an index saves time; a full disk must not keep a log from being read
+                write_index(segment, self.stream_id, self.partition)
+        return sealed
+
+    def _trim(self, path: Path, end: int) -> None:
+        """Cut off zeros behind the data: room that was asked for ahead and never used."""
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.ftruncate(fd, end)
+            sync_data(fd)
+        finally:
+            os.close(fd)
+
+    def _open_last(self, path: Path) -> Segment | None:
+        """The last segment, ready for appends; None when it is damaged, and sealed with its holes."""
+        segment, size, good = self._open(path, os.O_RDWR)
+        summary = self._summary(path)
+        if good and summary is not None and summary.end <= size:
+            segment = self._after_checkpoint(segment, summary) or segment
+        begin = segment.end
+        reason = segment.scan(size)
+        self.scanned_bytes += segment.end - begin
+        synced = (summary.end, summary.next_offset) if summary is not None else (0, 0)
+        if not good or segment.end < synced[0] or segment.end_offset >= 0:
+            self._seal_last(segment, size, reason, synced[1])
+            return None
         if segment.end < size:
             following = find_batch(segment.fileno(), path, segment.end, size, segment.next_offset)
             if following >= 0:
-                raise LogDamagedError(
-                    path, segment.end, f"{reason}; a good batch follows at byte {following}"
-                )
+                self._seal_last(segment, size, reason, synced[1])
+                return None
+            if not is_zero(segment.fileno(), segment.end, size):
+                self.truncated_bytes += size - segment.end
             os.ftruncate(segment.fileno(), segment.end)
-            self.truncated_bytes += size - segment.end
         sync_data(segment.fileno())
         return segment
 
-    def _open_clean(self, segment: Segment, summary: Summary) -> Segment | None:
-        """Return the last segment as a clean stop left it, without a scan, or None when it is not so."""
-        clean = Segment(os.dup(segment.fileno()), segment.path, segment.base_offset)
-        if not load_index(clean, summary):
+    def _after_checkpoint(self, segment: Segment, summary: Summary) -> Segment | None:
+        """The segment, with what its index file describes known; None when that cannot be believed."""
+        known = Segment(
+            os.dup(segment.fileno()),
+            segment.path,
+            segment.base_offset,
+            end_offset=segment.end_offset,
+            codec=segment.codec,
+        )
+        if not load_index(known, summary):
             return None
         try:
-            clean.check_last()
+            known.check_last()
         except CorruptBatchError:
             return None
-        return clean
+        return known
+
+    def _seal_last(self, segment: Segment, size: int, reason: str, synced_offset: int) -> None:
+        """Seal the last segment, which can take no more, with its holes.
+
+        `synced_offset` is where it once ended, at least.
+        """
+        reason = self._scan_through(segment, size) or reason or "the file is shorter than it was"
+        if segment.next_offset < synced_offset:
+            segment.lose_until(synced_offset, max(size, segment.end), reason)
+        if segment.next_offset == segment.base_offset and segment.end == SEGMENT_HEADER_BYTES:
+            # No header, no batch, and nobody remembers any: it was being created when the power went.
+            self.truncated_bytes += size
+            self._remove(segment.path)
+            return
+        sync_data(segment.fileno())
+        self._note_holes(segment)
+        self.sealed.append(SealedSegment.of(segment, self.codecs))

@@ -1,9 +1,12 @@
-"""Segments at rest: what is remembered of a sealed segment, how it is opened again, and who keeps it open.
+"""Segment files: how they are created and opened, what is remembered of a sealed one, and who keeps it open.
 
 A sealed segment is a few numbers. Its descriptor and its index are needed only while somebody reads it, so
 the process keeps at most a fixed number of sealed segments open, whatever the number of logs and their
 sizes; the least recently read is let go first. A reader holds its own reference, so letting go never closes
 a file under a reader.
+
+Damage does not make a segment unreadable. `scan_through` walks to the end of a file past whatever is damaged;
+what it had to pass over are the segment's holes, which reads report and nothing else is affected by.
 """
 
 from __future__ import annotations
@@ -11,33 +14,79 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-from liftbridge._log import SEGMENT_HEADER_BYTES, CorruptBatchError, Segment
+from liftbridge._log import SEGMENT_HEADER_BYTES, Segment, find_batch
 from liftbridge.log.files import FILE_MODE, write_all
 from liftbridge.log.header import SegmentHeader
 from liftbridge.log.index import Summary, load_index
 
+if TYPE_CHECKING:
+    from liftbridge._log import BodyCodec
+
 DEFAULT_OPEN_SEGMENTS = 512
+ZEROS = "zeros in the middle of the log"
+
+
+class Codecs(Protocol):
+    """Where the segments of a log get what encodes and decodes the bodies of their batches."""
+
+    def fresh(self) -> tuple[BodyCodec | None, bytes]:
+        """The codec of a new segment, and what goes into the key slots of its header block."""
+
+    def of(self, block: bytes, path: Path) -> BodyCodec | None:
+        """The codec of an existing segment, by its header block. Raises LogError when its key is missing."""
+
+
+class PlainBodies:
+    """Bodies are stored as they are."""
+
+    def fresh(self) -> tuple[BodyCodec | None, bytes]:
+        """None, and nothing."""
+        return None, b""
+
+    def of(self, block: bytes, path: Path) -> BodyCodec | None:
+        """None."""
+        return None
+
+
+@dataclass(frozen=True)
+class Before:
+    """The end of the batch in front of a segment, so that order and chain are checked across files too."""
+
+    last_timestamp: int = 0
+    last_epoch: int = 0
+    last_crc: int = -1
+
+    @classmethod
+    def of(cls, segment: Segment | Summary) -> Before:
+        """What the segment behind this one begins with."""
+        return cls(segment.last_timestamp, segment.last_epoch, segment.last_crc)
 
 
 @dataclass(frozen=True, eq=False)
 class SealedSegment:
-    """A segment that is never written again: its file, first offset and summary."""
+    """A segment that is never written again: its file, first offset and summary.
+
+    `damaged` says that holes were found in it; it has no index then.
+    """
 
     path: Path
     base_offset: int
     summary: Summary
+    codecs: Codecs = field(default_factory=PlainBodies, repr=False)
+    damaged: bool = False
 
     @classmethod
-    def of(cls, segment: Segment) -> SealedSegment:
+    def of(cls, segment: Segment, codecs: Codecs) -> SealedSegment:
         """Return the sealed form of a segment that will not be appended to any more."""
-        return cls(segment.path, segment.base_offset, Summary.of(segment))
+        return cls(segment.path, segment.base_offset, Summary.of(segment), codecs, bool(segment.holes))
 
     @property
     def next_offset(self) -> int:
-        """The offset behind the segment's last record."""
+        """The offset behind the segment's range."""
         return self.summary.next_offset
 
     @property
@@ -45,50 +94,91 @@ class SealedSegment:
         """Bytes of batches, the header block not counted."""
         return self.summary.end - SEGMENT_HEADER_BYTES
 
-    def open(self) -> Segment:
+    def open(self, *, believe_index: bool = True) -> Segment:
         """Open the file for reading; without a believable index file it is scanned.
 
-        Raises OSError (FileNotFoundError once retention has removed it), or CorruptBatchError when the scan
-        does not find what the segment held when it was sealed.
+        What the scan does not find although the segment once had it is a hole. Raises OSError
+        (FileNotFoundError once the file was removed), LogError when the segment's key is missing.
         """
-        segment = Segment(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), self.path, self.base_offset)
-        if load_index(segment, self.summary):
-            return segment
-        reason = segment.scan(self.summary.end)
-        if segment.end != self.summary.end or segment.next_offset != self.next_offset:
-            raise CorruptBatchError(self.path, segment.end, reason or "the segment ends too early")
-        return segment
+        opened, _ = open_segment(self.path, os.O_RDONLY, self.codecs, Before())
+        if believe_index and not self.damaged and load_index(opened, self.summary):
+            return opened
+        size = os.fstat(opened.fileno()).st_size
+        reason = scan_through(opened, size if self.damaged else self.summary.end)
+        if opened.next_offset < self.next_offset:
+            opened.lose_until(self.next_offset, max(size, opened.end), reason or "the segment ends too early")
+        return opened
 
 
-def create_segment(
-    path: Path, header: SegmentHeader, *, last_timestamp: int = 0, last_epoch: int = 0, last_crc: int = -1
-) -> Segment:
+def open_segment(
+    path: Path, flags: int, codecs: Codecs, before: Before
+) -> tuple[Segment, SegmentHeader | None]:
+    """Open a segment file without looking into it; return also its header, None when that is damaged.
+
+    Raises OSError; ValueError when the header is of an unknown format; LogError when a key is missing.
+    """
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        block = os.pread(fd, SEGMENT_HEADER_BYTES, 0)
+        header = SegmentHeader.decode(block)
+        codec = codecs.of(block, path) if header is not None else None
+    except BaseException:
+        os.close(fd)
+        raise
+    end_offset = header.end_offset if header is not None else -1
+    segment = Segment(fd, path, int(path.stem), end_offset=end_offset, codec=codec, **vars(before))
+    return segment, header
+
+
+def create_segment(path: Path, header: SegmentHeader, codecs: Codecs, before: Before) -> Segment:
     """Create a segment file with its header block; nothing is synced.
 
-    The other arguments are those of the core's Segment. Raises OSError, and then there is no file;
-    FileExistsError when there was one.
+    Raises OSError, and then there is no file; FileExistsError when there was one.
     """
+    codec, key_slots = codecs.fresh()
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
     try:
-        write_all(fd, header.encode(), 0)
+        write_all(fd, header.encode(key_slots), 0)
     except OSError:
         os.close(fd)
         path.unlink()
         raise
-    return Segment(
-        fd,
-        path,
-        header.base_offset,
-        last_timestamp=last_timestamp,
-        last_epoch=last_epoch,
-        last_crc=last_crc,
-    )
+    return Segment(fd, path, header.base_offset, codec=codec, **vars(before))
+
+
+def scan_through(segment: Segment, size: int) -> str:
+    """Take over all batches up to byte `size`, past damage, which the segment's `holes` tell of.
+
+    Returns what is wrong with the bytes behind the last good batch: "" when there are none, or zeros only.
+    Raises OSError.
+    """
+    while True:
+        reason = segment.scan(size)
+        if segment.end >= size:
+            return ""
+        start = segment.end
+        if segment.holes and segment.holes[-1][3] == start:
+            start += 1  # good by itself, and still not a batch that can follow
+        position = find_batch(segment.fileno(), segment.path, start, size, segment.next_offset)
+        if position < 0:
+            return reason or ("" if is_zero(segment.fileno(), segment.end, size) else ZEROS)
+        segment.skip(position, reason or ZEROS)
+
+
+def is_zero(fd: int, start: int, end: int) -> bool:
+    """Whether the file has nothing but zeros from byte `start` to byte `end`."""
+    while start < end:
+        piece = os.pread(fd, min(end - start, 1 << 20), start)
+        if not piece or any(piece):
+            return not piece
+        start += len(piece)
+    return True
 
 
 def detached(segment: Segment) -> Segment:
     """Return a Segment that knows the same and has no descriptor."""
     copy = Segment(-1, segment.path, segment.base_offset)
-    copy.load(segment.index_bytes(), **asdict(Summary.of(segment)))
+    copy.load(segment.index_bytes(), **vars(Summary.of(segment)))
     return copy
 
 
