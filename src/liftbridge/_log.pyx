@@ -1069,29 +1069,35 @@ cdef class Segment:
             free(w.data)
 
     def boundary(self, int64_t offset):
-        """Return (position, offset) of the batch that holds `offset`, or behind the last one before it.
+        """Return (position, offset) of the batch that holds `offset`: where a truncation is to cut.
 
-        For truncation: everything from this position on has offsets at or above that of the batch. Raises
+        With the batch go the control batches that lie before it at the same offset: whoever fetches from there
+        gets them again. Without such a batch it is where batches at or above `offset` begin, or the end. Raises
         CorruptBatchError, OSError.
         """
         cdef window w
         cdef batch_info info
-        cdef uint64_t position
-        cdef int64_t following
+        cdef uint64_t position, first = 0
+        cdef int64_t begin = -1
+        cdef size_t entry
         if self.index_count == 0 or offset > self.next_offset:
             return self.end, self.next_offset
-        # Control batches have the offset of what comes behind them, so those at `offset` may lie before its entry.
-        position = self.index[self._entry_at(offset - 1)].position
-        following = offset
+        entry = self._entry_at(offset - 1)
+        while entry > 0 and self.index[entry - 1].relative == self.index[entry].relative:
+            entry -= 1
+        position = self.index[entry - 1 if entry else 0].position
         self._open_window(&w, self.end, INDEX_INTERVAL, False, None)
         try:
             while position < self.end:
                 if window_batch(&w, position, &info) == NULL:
                     _raise_for(&w, self.path)
-                if batch_next(&info) > offset or (info.base_offset >= offset and info.count == 0):
-                    return position, min(info.base_offset, offset)
+                if info.base_offset != begin:
+                    begin = info.base_offset
+                    first = position
+                if batch_next(&info) > offset or begin >= offset:
+                    return first, min(begin, offset)
                 position += info.length
-            return position, following
+            return position, offset
         finally:
             free(w.data)
 

@@ -78,6 +78,7 @@ class ProtocolError(Exception):
 
 
 include "_wire_bytes.pxi"
+include "_wire_ttl.pxi"
 include "_wire_envelope.pxi"
 include "_wire_partition.pxi"
 include "_wire_nats.pxi"

@@ -15,6 +15,7 @@ cdef struct Envelope:
     int64_t policy
     uint32_t headers            # how many were met
     int headers_refused         # a name or their number is beyond what may be stored
+    int64_t ttl                 # ns, or TTL_NONE or TTL_BAD
 
 
 cdef int header_is(const uint8_t* name, size_t length, const char* reserved, size_t reserved_length) noexcept nogil:
@@ -28,11 +29,16 @@ cdef int decode_header(const uint8_t* data, size_t length, Envelope* envelope, B
     cdef const uint8_t* end = data + length
     cdef const uint8_t* name = data
     cdef size_t name_length = 0
+    cdef const uint8_t* value = data
+    cdef size_t value_length = 0
     cdef Field field
     while p < end:
         p = get_field(p, end, &field)
         if p == NULL:
             return -1
+        if field.number == 2 and field.wire == 2:
+            value = field.data
+            value_length = field.length
         if field.number == 1 and field.wire == 2:
             if not is_utf8(field.data, field.length):
                 return -1
@@ -42,6 +48,8 @@ cdef int decode_header(const uint8_t* data, size_t length, Envelope* envelope, B
     if name_length > MAX_HEADER_NAME or envelope.headers > MAX_HEADERS:
         envelope.headers_refused = 1
         return 0
+    if is_ttl_header(name, name_length):
+        envelope.ttl = parse_ttl(value, value_length)
     if header_is(name, name_length, b"subject", 7) or header_is(name, name_length, b"reply", 5):
         return 0
     if bytes_reserve(headers, 1 + 10 + length) < 0:
@@ -60,7 +68,7 @@ cdef int decode_message(const uint8_t* p, size_t length, Envelope* envelope, Byt
     envelope.expected_offset = 0
     envelope.key = NULL
     envelope.key_length = -1
-    envelope.value = p
+    envelope.value = NULL
     envelope.value_length = 0
     envelope.inbox = p
     envelope.inbox_length = 0
@@ -69,6 +77,7 @@ cdef int decode_message(const uint8_t* p, size_t length, Envelope* envelope, Byt
     envelope.policy = POLICY_LEADER
     envelope.headers = 0
     envelope.headers_refused = 0
+    envelope.ttl = TTL_NONE
     headers.length = 0
     while p < end:
         p = get_field(p, end, &field)

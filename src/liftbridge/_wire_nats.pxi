@@ -277,10 +277,11 @@ cdef class NatsParser:
                 return PARSE_BAD
             self.start += total
             self.messages += 1
-            if self.deliver(&line, p + line.header_size, line.size - line.header_size, now) == 1:
+            if self.deliver(&line, p, now) == 1:
                 return PARSE_FULL
 
-    cdef int deliver(self, Line* line, const uint8_t* payload, size_t length, int64_t now) except -1 nogil:
+    cdef int deliver(self, Line* line, const uint8_t* data, int64_t now) except -1 nogil:
+        """Hand a message to its sink; `data` is its header block, if it has one, and its payload."""
         cdef PyObject* sink = NULL
         if line.sid < self.sinks_capacity:
             sink = self.sinks[line.sid]
@@ -291,6 +292,8 @@ cdef class NatsParser:
             (<Sink> sink).touched = True
             self.touched[self.touched_count] = sink
             self.touched_count += 1
+        (<Sink> sink).ttl = nats_header_ttl(data, line.header_size) if line.header_size else TTL_NONE
         return (<Sink> sink).add(
-            line.subject, line.subject_length, line.reply, line.reply_length, payload, length, now
+            line.subject, line.subject_length, line.reply, line.reply_length, data + line.header_size,
+            line.size - line.header_size, now,
         )

@@ -158,6 +158,7 @@ cdef class Sink:
 
     cdef readonly object owner
     cdef bint touched
+    cdef int64_t ttl  # of the message that `add` is called for: ns, or TTL_NONE or TTL_BAD
 
     cdef int add(
         self, const uint8_t* subject, size_t subject_length, const uint8_t* reply, size_t reply_length,
@@ -294,12 +295,20 @@ cdef class PartitionSink(Sink):
             envelope.inbox_length = 0
             envelope.expected_offset = 0
             envelope.headers_refused = 0
+            envelope.ttl = TTL_NONE
             self.headers.length = 0
+        if envelope.key_length < 0 and envelope.value == NULL:
+            envelope.value = payload  # only with a key is no value something else than an empty one
+        if envelope.ttl == TTL_NONE:
+            envelope.ttl = self.ttl
         status = ACK_OK
         offset = self.batch_offset + self.builder.count
         if payload_length > self.max_message_bytes:
             status = ACK_TOO_LARGE
-        elif self.readonly or envelope.headers_refused or subject_length > 65535 or reply_length > 65535:
+        elif (
+            self.readonly or envelope.headers_refused or envelope.ttl == TTL_BAD
+            or subject_length > 65535 or reply_length > 65535
+        ):
             status = ACK_UNKNOWN
         elif self.check_offsets and envelope.expected_offset != -1 and envelope.expected_offset != offset:
             status = ACK_INCORRECT_OFFSET
@@ -311,7 +320,8 @@ cdef class PartitionSink(Sink):
             return 0
         self.builder.add(
             subject, subject_length, reply, reply_length, envelope.key, envelope.key_length,
-            envelope.value, envelope.value_length, self.headers.data, self.headers.length, now, 0,
+            envelope.value, envelope.value_length, self.headers.data, self.headers.length, now,
+            now + envelope.ttl if envelope.ttl > 0 else 0,
         )
         self.last_timestamp = now
         if envelope.inbox_length:

@@ -134,13 +134,9 @@ class LogMachine(RuleBasedStateMachine):
         """Batches go whole: the log ends where the batch began that holds the offset."""
         offset = self.place(part)
         wanted = min(max(offset, self.first), self.next)
-        gone = [
-            each
-            for segment in self.segments
-            for each in segment.batches
-            if (each.base + len(each.records) > wanted if each.records else each.base >= offset)
-        ]
-        end = min((each.base for each in gone), default=wanted)
+        batches = [each for segment in self.segments for each in segment.batches]
+        end = min((each.base for each in batches if each.base + len(each.records) > wanted), default=wanted)
+        gone = [each for each in batches if each.base >= end] if offset <= self.next else []
         assert self.log.truncate(offset) == end
         if not gone:
             return

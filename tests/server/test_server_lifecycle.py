@@ -13,6 +13,7 @@ import time
 
 import grpc
 import pytest
+from calls import drain, subscribe
 from harness import Nats, Server, freeze
 
 from liftbridge.proto import api_pb2
@@ -415,14 +416,48 @@ def fill(api, *streams, **fields):
             publish(api, b"%s message %d " % (stream.encode(), number) + b"x" * 100, stream)
 
 
-def test_a_partition_found_damaged_is_offline_alone(make):
+def displace(file):
+    """Give a segment file the name of another offset: something that no log can be made of."""
+    data = file.read_bytes()
+    target = file.with_name("00000000000000000500.log")
+    file.rename(target)
+    return target, data
+
+
+def test_damage_found_at_start_costs_what_is_damaged(make):
+    server = make().start()
+    api = server.api()
+    fill(api, "bad")
+    file = segment(server, api, "bad")
+    server.kill()
+    flip(file, b"bad message 7 ")
+    api = server.start().api()
+    assert re.search(
+        rf"ERROR liftbridge.partition: bad/0: {file} is damaged at byte \d+, the offsets 7 to 7 are lost",
+        server.log,
+    )
+    call = subscribe(api, "bad", startPosition="EARLIEST")
+    messages, status = drain(call)
+    assert [message.offset for message in messages] == list(range(7))
+    assert status == grpc.StatusCode.DATA_LOSS
+    assert "offsets 7 to 7" in call.details()
+    call = subscribe(
+        api, "bad", startPosition="OFFSET", startOffset=8, stopPosition="STOP_LATEST", resume=False
+    )
+    messages, status = drain(call)
+    assert [message.offset for message in messages] == list(range(8, 30))
+    assert status == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert publish(api, b"more", "bad") == 30
+    assert server.stop() == 0
+
+
+def test_a_partition_whose_log_makes_no_sense_is_offline_alone(make):
     server = make().start()
     api = server.api()
     fill(api, "bad", "good")
     file = segment(server, api, "bad")
     server.kill()
-    flip(file, b"bad message 7 ")
-    damaged = file.read_bytes()
+    file, damaged = displace(file)
     api = server.start().api()
     assert re.search(rf"ERROR liftbridge.partition: bad/0 is offline: .*{file}: damaged at byte", server.log)
     code, text = status_of(
@@ -455,7 +490,7 @@ def test_an_offline_partition_leaves_its_load_balance_group(make):
     request = api_pb2.CreateStreamRequest(name="good", subject="shop.bad", group="g")
     api.CreateStream(request, timeout=10)
     server.kill()
-    flip(file, b"bad message 7 ")
+    displace(file)
     api = server.start().api()
     assert "bad/0 is offline" in server.log
     for number in range(20):

@@ -407,3 +407,91 @@ def test_garbage_from_nats_is_an_error_or_control(data):
             pass
     except ProtocolError:
         pass
+
+
+# -- how long messages live ----------------------------------------------------------------------------------
+
+
+def hmsg(payload, header, subject=b"foo"):
+    block = b"NATS/1.0\r\n" + header + b"\r\n\r\n"
+    line = b"HMSG %s 1 %d %d\r\n" % (subject, len(block), len(block) + len(payload))
+    return line + block + payload + b"\r\n"
+
+
+def count_at(receiver, time):
+    """How many messages a reader sees at a time."""
+    frames, _ = receiver.log._view.active.read_frames(0, receiver.log.next_offset, b"", now=time)
+    count = 0
+    while frames:
+        count += 1
+        frames = frames[5 + int.from_bytes(frames[1:5], "big") :]
+    return count
+
+
+TTLS = [
+    (b"1", 10**9),
+    (b"90", 90 * 10**9),
+    (b"250ms", 250 * 10**6),
+    (b"1h30m", 5400 * 10**9),
+    (b"1.5s", 1500 * 10**6),
+    (b" 10s ", 10 * 10**9),
+    (b"5us", 5000),
+    (b"7ns", 7),
+]
+
+
+@pytest.mark.parametrize("how", ["envelope", "header"])
+@pytest.mark.parametrize(("text", "ttl"), TTLS)
+def test_a_message_lives_as_long_as_it_says(tmp_path, how, text, ttl):
+    receiver = Receiver(tmp_path)
+    if how == "envelope":
+        receiver.receive(msg(envelope(value=b"v", headers={"Nats-TTL": text, "a": b"b"})))
+    else:
+        receiver.receive(hmsg(b"v", b"a: b\r\nNats-TTL: " + text))
+    assert count_at(receiver, NOW + ttl - 1) == 1
+    assert count_at(receiver, NOW + ttl) == 0
+    assert receiver.log._view.active.attributes == 64
+
+
+@pytest.mark.parametrize(
+    "header", [b"Nats-TTL: never", b"nats-ttl:never", b"Nats-TTLs: 5s", b"x: Nats-TTL: 5s"]
+)
+def test_messages_that_live_for_ever(tmp_path, header):
+    receiver = Receiver(tmp_path)
+    receiver.receive(hmsg(b"v", header))
+    assert count_at(receiver, 2**63 - 1) == 1
+    assert receiver.log._view.active.attributes == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"0", b"-1", b"soon", b"5 minutes", b"1d", b"10s5", b"5s ns", b"99999999999999999999", b"3000000h"],
+)
+def test_a_message_with_a_ttl_that_is_none_is_refused(tmp_path, text):
+    receiver = Receiver(tmp_path)
+    receiver.receive(msg(envelope(value=b"v", headers={"Nats-TTL": text}, ackInbox="acks")))
+    receiver.receive(hmsg(b"v", b"Nats-TTL: " + text))
+    assert receiver.log.next_offset == 0
+    assert receiver.sink.messages_refused == 2
+    ((inbox, ack),) = receiver.acks()
+    assert (inbox, ack.ackError) == ("acks", api_pb2.Ack.UNKNOWN)
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=40))
+def test_no_ttl_header_runs_wild(data):
+    parser = NatsParser()
+    sink = CollectingSink("owner")
+    parser.attach(1, sink)
+    parser.feed(hmsg(b"v", b"Nats-TTL:" + data))
+    parser.parse(NOW)
+    assert [value for _, _, value in sink.take()] == [b"v"]
+
+
+def test_a_key_without_a_value_is_a_tombstone(tmp_path):
+    receiver = Receiver(tmp_path)
+    receiver.receive(msg(envelope(key=b"k", value=b"v")) + msg(envelope()))
+    assert receiver.log._view.active.attributes == 0
+    receiver.receive(msg(envelope(key=b"k")))
+    assert receiver.log._view.active.attributes == 32
+    assert [message.value for message in receiver.messages()] == [b"v", b"", b""]

@@ -628,15 +628,18 @@ class Log:
         sealed = list(view.sealed)
         index_path(view.active.path).unlink(missing_ok=True)
         files = [*sealed, SealedSegment.of(view.active, self._codecs)]
-        while len(files) > 1 and files[-1].base_offset >= offset:
+        start = offset
+        while files:
+            last = files[-1]
+            if last.base_offset >= start and len(files) > 1:
+                self._drop(files.pop())
+                continue
+            holder = view.active if last.base_offset == view.active.base_offset else last.open()
+            position, start = holder.boundary(start)
+            if start > last.base_offset:
+                files[-1] = self._cut(last, position, start)
+                break
             self._drop(files.pop())
-        last = files[-1]
-        holder = view.active if last.base_offset == view.active.base_offset else last.open()
-        position, start = holder.boundary(offset)
-        if start <= last.base_offset:
-            self._drop(files.pop())
-        else:
-            files[-1] = self._cut(last, position, start)
         fresh = create_segment(
             segment_path(self.directory, start),
             SegmentHeader(self._stream_id, self._partition, start, time.time_ns()),
