@@ -679,7 +679,7 @@ cdef class Segment:
             wrong = b"its leader epoch is older than the one before"
         elif info.base_timestamp < self.last_timestamp:
             wrong = b"its timestamp is older than the one before"
-        elif self.last_crc >= 0 and info.prev_crc != 0 and info.prev_crc != self.last_crc:
+        elif self.end_offset < 0 and self.last_crc >= 0 and info.prev_crc not in (0, self.last_crc):
             wrong = b"the batch it follows is another one"
         if wrong != NULL:
             window_bad(w, self.end, wrong)

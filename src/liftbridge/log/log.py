@@ -644,7 +644,7 @@ class Log:
             segment_path(self.directory, start),
             SegmentHeader(self._stream_id, self._partition, start, time.time_ns()),
             self._codecs,
-            Before.of(files[-1].summary) if files else Before(),
+            files[-1].behind if files else Before(),
         )
         sync_data(fresh.fileno())
         sync_directory(self.directory)

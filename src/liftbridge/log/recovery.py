@@ -27,7 +27,7 @@ import re
 import time
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -87,18 +87,25 @@ class Recovered:
     damage: list[Damage]
 
 
-def recover(directory: Path, stream_id: uuid.UUID, partition: int, codecs: Codecs) -> Recovered:
+def recover(
+    directory: Path, stream_id: uuid.UUID, partition: int, codecs: Codecs, *, deep: bool = False
+) -> Recovered:
     """Bring the log in `directory` into a state to go on from; blocking.
+
+    With `deep`, no index file stands in for a scan: all damage is found, and everything is read.
 
     The directory is created when it is missing, and a first segment when there is none. Raises
     ForeignLogError when the files are another stream's, LogDamagedError when two of them claim the same
     offsets or one has a format of a newer version, LogError when a key is missing, OSError.
     """
-    return _Recovery(directory, stream_id, partition, codecs).run()
+    return _Recovery(directory, stream_id, partition, codecs, deep).run()
 
 
 class _Recovery:
-    def __init__(self, directory: Path, stream_id: uuid.UUID, partition: int, codecs: Codecs) -> None:
+    def __init__(
+        self, directory: Path, stream_id: uuid.UUID, partition: int, codecs: Codecs, deep: bool
+    ) -> None:
+        self.deep = deep
         self.directory = directory
         self.stream_id = stream_id
         self.partition = partition
@@ -122,9 +129,7 @@ class _Recovery:
             active = self._begin(self.sealed[-1].next_offset if self.sealed else first)
         sync_directory(self.directory)
         for sealed in self.sealed:
-            if (
-                sealed.damaged
-            ):  # what its index file was a witness of, the name of the next file tells as well
+            if sealed.damaged:  # what its index file was a witness of, the next file's name tells as well
                 index_path(sealed.path).unlink(missing_ok=True)
         return Recovered(active, self.sealed, self.scanned_bytes, self.truncated_bytes, self.damage)
 
@@ -151,7 +156,7 @@ class _Recovery:
         return open_segment(path, os.O_RDWR, self.codecs, self._before())[0]
 
     def _before(self) -> Before:
-        return Before.of(self.sealed[-1].summary) if self.sealed else Before()
+        return self.sealed[-1].behind if self.sealed else Before()
 
     # ---- whose file is it ----
 
@@ -214,8 +219,11 @@ class _Recovery:
         """A segment that another one follows, at the offset `following`."""
         segment, size, good = self._open(path, os.O_RDONLY)
         summary = self._summary(path)
-        if good and summary is not None and (summary.end, summary.next_offset) == (size, following):
-            return SealedSegment(path, segment.base_offset, summary, self.codecs)
+        known = good and summary is not None and (summary.end, summary.next_offset) == (size, following)
+        if known and summary is not None and not self.deep:
+            return SealedSegment(
+                path, segment.base_offset, summary, self.codecs, sparse=segment.end_offset >= 0
+            )
         reason = self._scan_through(segment, size)
         if segment.next_offset > following:
             raise LogDamagedError(
@@ -229,13 +237,17 @@ class _Recovery:
             )
         sync_data(segment.fileno())
         self._note_holes(segment)
-        sealed = SealedSegment.of(segment, self.codecs)
-        if good and not segment.holes:
+        sealed = self._sealed(segment, good)
+        if not sealed.damaged:
             if segment.end < size:
                 self._trim(path, segment.end)
             with suppress(OSError):  # an index saves time; a full disk must not keep a log from being read
                 write_index(segment, self.stream_id, self.partition)
         return sealed
+
+    def _sealed(self, segment: Segment, good: bool) -> SealedSegment:
+        sealed = SealedSegment.of(segment, self.codecs)
+        return sealed if good else replace(sealed, damaged=True)
 
     def _trim(self, path: Path, end: int) -> None:
         """Cut off zeros behind the data: room that was asked for ahead and never used."""
@@ -250,19 +262,19 @@ class _Recovery:
         """The last segment, ready for appends; None when it is damaged, and sealed with its holes."""
         segment, size, good = self._open(path, os.O_RDWR)
         summary = self._summary(path)
-        if good and summary is not None and summary.end <= size:
+        if good and not self.deep and summary is not None and summary.end <= size:
             segment = self._after_checkpoint(segment, summary) or segment
         begin = segment.end
         reason = segment.scan(size)
         self.scanned_bytes += segment.end - begin
         synced = (summary.end, summary.next_offset) if summary is not None else (0, 0)
         if not good or segment.end < synced[0] or segment.end_offset >= 0:
-            self._seal_last(segment, size, reason, synced[1])
+            self._seal_last(segment, size, reason, synced[1], good)
             return None
         if segment.end < size:
             following = find_batch(segment.fileno(), path, segment.end, size, segment.next_offset)
             if following >= 0:
-                self._seal_last(segment, size, reason, synced[1])
+                self._seal_last(segment, size, reason, synced[1], good)
                 return None
             if not is_zero(segment.fileno(), segment.end, size):
                 self.truncated_bytes += size - segment.end
@@ -287,7 +299,7 @@ class _Recovery:
             return None
         return known
 
-    def _seal_last(self, segment: Segment, size: int, reason: str, synced_offset: int) -> None:
+    def _seal_last(self, segment: Segment, size: int, reason: str, synced_offset: int, good: bool) -> None:
         """Seal the last segment, which can take no more, with its holes.
 
         `synced_offset` is where it once ended, at least.
@@ -302,4 +314,4 @@ class _Recovery:
             return
         sync_data(segment.fileno())
         self._note_holes(segment)
-        self.sealed.append(SealedSegment.of(segment, self.codecs))
+        self.sealed.append(self._sealed(segment, good))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -70,24 +70,39 @@ class Before:
 class SealedSegment:
     """A segment that is never written again: its file, first offset and summary.
 
-    `damaged` says that holes were found in it; it has no index then.
+    `sparse` says that compaction or repair has written it, so that the batch behind it may have followed
+    another than its last; `damaged` that holes were found in it: it has no index then.
     """
 
     path: Path
     base_offset: int
     summary: Summary
     codecs: Codecs = field(default_factory=PlainBodies, repr=False)
+    sparse: bool = False
     damaged: bool = False
 
     @classmethod
     def of(cls, segment: Segment, codecs: Codecs) -> SealedSegment:
         """Return the sealed form of a segment that will not be appended to any more."""
-        return cls(segment.path, segment.base_offset, Summary.of(segment), codecs, bool(segment.holes))
+        return cls(
+            segment.path,
+            segment.base_offset,
+            Summary.of(segment),
+            codecs,
+            sparse=segment.end_offset >= 0,
+            damaged=bool(segment.holes),
+        )
 
     @property
     def next_offset(self) -> int:
         """The offset behind the segment's range."""
         return self.summary.next_offset
+
+    @property
+    def behind(self) -> Before:
+        """What a segment behind this one begins with."""
+        before = Before.of(self.summary)
+        return replace(before, last_crc=-1) if self.sparse else before
 
     @property
     def size(self) -> int:
