@@ -25,11 +25,16 @@ class CorruptBatchError(LogError):
 class BodyCodec(Protocol):
     """Encodes and decodes the bodies of the batches of one segment; for annotations only.
 
+    `encrypted` says that all batches of the segment are, `seals` whether anything is done to those to come.
     `seal` returns the attributes with the bits of what it did, and the body to store. `open` returns
     `raw_length` bytes; it raises ValueError when the body is not what the header says. Both may run in
     several threads at once.
     """
 
+    @property
+    def encrypted(self) -> bool: ...
+    @property
+    def seals(self) -> bool: ...
     def seal(
         self,
         records: Buffer,

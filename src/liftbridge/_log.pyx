@@ -102,6 +102,7 @@ cdef extern from "_segment.h" nogil:
         int64_t bad_first
         int64_t bad_next
         int64_t now
+        bint all_coded
         body_opener opener
         void* context
 
@@ -432,6 +433,8 @@ cdef class Segment:
     cdef readonly uint16_t attributes     # of all batches together
     cdef readonly bint failed             # a write failed and what it left behind `end` could not be cut off
     cdef readonly list holes              # see `skip`
+    cdef bint seals                       # whether the codec does anything to batches to come
+    cdef bint encrypted                   # whether every batch must be encrypted, so that none can be forged
     cdef bint after_hole
     cdef uint64_t preallocate             # most bytes to ask for ahead of the data; 0 for none
     cdef uint64_t allocated               # the file's length, as far as it was asked for ahead
@@ -449,6 +452,8 @@ cdef class Segment:
         self.fd = fd
         self.path = path
         self.codec = codec
+        self.seals = codec is not None and codec.seals
+        self.encrypted = codec is not None and codec.encrypted
         self.base_offset = base_offset
         self.next_offset = base_offset
         self.end_offset = end_offset
@@ -491,10 +496,10 @@ cdef class Segment:
         info.base_timestamp = builder.base_timestamp
         info.max_timestamp = builder.max_timestamp
         info.epoch = epoch
-        if self.codec is None:
-            self._write(builder.buf, builder.length, &info)
-        else:
+        if self.seals:
             self._write_sealed(builder, &info)
+        else:
+            self._write(builder.buf, builder.length, &info)
 
     def append_control(self, uint64_t epoch, int64_t timestamp):
         """Write the control batch that begins a leader epoch at `next_offset`; it takes no offset itself.
@@ -819,6 +824,7 @@ cdef class Segment:
         w.ahead = ahead
         w.nowait = nowait
         w.bad_first = w.bad_next = -1
+        w.all_coded = self.encrypted
         w.opener = open_body
         w.context = <void*> bodies
 

@@ -44,6 +44,7 @@ typedef struct window {
     int64_t bad_first;  /* the offsets that are lost with the bytes at bad_at, -1 when that is not known */
     int64_t bad_next;
     int64_t now;        /* records that have expired by then are passed over; 0 means the clock, once it matters */
+    int all_coded;      /* a batch that is not coded does not belong here: the opener tells why */
     body_opener opener;
     void *context;      /* the opener's */
 } window;
@@ -192,7 +193,7 @@ static const uint8_t *window_batch(window *w, uint64_t position, batch_info *inf
 /* The records of a batch that window_batch has returned; NULL with w->error or w->reason set. */
 static const uint8_t *window_records(window *w, const uint8_t *batch, const batch_info *info)
 {
-    if (info->attributes & BATCH_CODED)
+    if (info->attributes & BATCH_CODED || w->all_coded)
         return w->opener(w, batch, info);
     return batch + BATCH_HEADER;
 }

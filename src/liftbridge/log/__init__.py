@@ -4,6 +4,7 @@ from liftbridge._log import BatchBuilder, CorruptBatchError
 from liftbridge.log.deletion import delete_log
 from liftbridge.log.errors import ForeignLogError, LogClosedError, LogDamagedError, LogError, LogFailedError
 from liftbridge.log.flusher import Flusher
+from liftbridge.log.keys import DamagedKeyError, Keyring, MissingKeyError
 from liftbridge.log.log import Log
 from liftbridge.log.options import LogOptions
 from liftbridge.log.recovery import Damage
@@ -21,4 +22,7 @@ __all__ = [
     "ForeignLogError",
     "LogFailedError",
     "LogClosedError",
+    "Keyring",
+    "MissingKeyError",
+    "DamagedKeyError",
 ]

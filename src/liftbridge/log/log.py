@@ -43,18 +43,19 @@ from liftbridge._log import (
     CorruptBatchError,
     Segment,
 )
+from liftbridge.log.codecs import SegmentCodecs
 from liftbridge.log.epochs import epochs_of
 from liftbridge.log.errors import LogClosedError, LogFailedError
 from liftbridge.log.files import index_path, replace_file, segment_path, sync_data, sync_directory
 from liftbridge.log.header import KEY_SLOTS, SegmentHeader
 from liftbridge.log.index import encode_index, write_index
+from liftbridge.log.keys import Keyring
 from liftbridge.log.options import LogOptions
-from liftbridge.log.recovery import Recovered, recover
+from liftbridge.log.recovery import Recovered, begin_encryption, recover
 from liftbridge.log.retention import expired
 from liftbridge.log.segments import (
     Before,
     Codecs,
-    PlainBodies,
     SealedSegment,
     create_segment,
     detached,
@@ -137,16 +138,20 @@ class Log:
         stream_id: uuid.UUID,
         partition: int,
         options: LogOptions,
+        keyring: Keyring | None = None,
         codecs: Codecs | None = None,
     ) -> Log:
         """Open the log in `directory`, creating it when it is missing; blocking.
 
-        `codecs` encode and decode what the segments hold; without them it is stored as it is. Everything
-        found is on disk when this returns; what is damaged is in `damage`. Raises LogDamagedError,
-        ForeignLogError, LogError or OSError.
+        `keyring` has the master keys of what is encrypted; `codecs` encode and decode segments instead of
+        what the options ask for. Everything found is on disk when this returns; what is damaged is in
+        `damage`. Raises LogDamagedError, ForeignLogError, MissingKeyError, LogError or OSError.
         """
-        codecs = codecs or PlainBodies()
+        if codecs is None:
+            codecs = SegmentCodecs(stream_id, partition, options, keyring)
         found = recover(directory, stream_id, partition, codecs)
+        if options.encryption:
+            begin_encryption(found, stream_id, partition, codecs)
         return cls(directory, stream_id, partition, options, codecs, found)
 
     def __repr__(self) -> str:

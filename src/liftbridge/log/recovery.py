@@ -101,6 +101,32 @@ def recover(
     return _Recovery(directory, stream_id, partition, codecs, deep).run()
 
 
+def begin_encryption(found: Recovered, stream_id: uuid.UUID, partition: int, codecs: Codecs) -> None:
+    """Have the next record of a log go into an encrypted segment, whatever the active one is; blocking.
+
+    An active segment without a data key is sealed, for the setting is newer than it is. One that has no
+    record is replaced, as two segments cannot begin at one offset. Raises OSError.
+    """
+    active = found.active
+    if active.codec is not None and active.codec.encrypted:
+        return
+    path, content = active.path, b""
+    if active.count:
+        with suppress(OSError):
+            write_index(active, stream_id, partition)
+        found.sealed.append(SealedSegment.of(active, codecs))
+        path = segment_path(path.parent, active.next_offset)
+    else:
+        content = os.pread(active.fileno(), active.end - SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES)
+    header = SegmentHeader(stream_id, partition, active.next_offset, time.time_ns())
+    _, key_slots = codecs.fresh()
+    replace_file(path, header.encode(key_slots) + content)
+    before = Before.of(found.sealed[-1].summary) if found.sealed else Before()
+    found.active, _ = open_segment(path, os.O_RDWR, codecs, before)
+    reason = found.active.scan(SEGMENT_HEADER_BYTES + len(content))
+    assert not reason, reason
+
+
 class _Recovery:
     def __init__(
         self, directory: Path, stream_id: uuid.UUID, partition: int, codecs: Codecs, deep: bool
