@@ -102,6 +102,8 @@ class Server:
         ControllerStartError, EmbeddedNatsError.
         """
         config = self._config
+        if config.keyring is not None:
+            logger.info("the master key of encryption is %08x", config.keyring.active.id)
         starting = self._starting
         assert starting is not None, "a server is run once"
         ssl_context = server_ssl_context(config.tls)

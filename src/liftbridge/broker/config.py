@@ -30,6 +30,7 @@ from liftbridge.broker.config_values import (
     ListenAddress,
     Setting,
 )
+from liftbridge.log.keys import OLD_KEYS_SETTING, VARIABLE, Keyring, MasterKeyError
 
 __all__ = [
     "Config",
@@ -91,6 +92,10 @@ class StreamsConfig:
     )
     concurrency_control: bool = _option("streams.concurrency.control", values.boolean(), False)
     encryption: bool = _option("streams.encryption", values.boolean(), False)
+    encryption_old_keys_file: Path | None = _option(OLD_KEYS_SETTING, values.file_path(), None)
+    compression: str = _option(
+        "streams.compression", values.choice("none", "lz4", "zstd", any_case=True), "none"
+    )
     sync_policy: str = _option(
         "streams.sync.policy", values.choice("always", "interval", "never", any_case=True), "always"
     )
@@ -242,6 +247,8 @@ class Config:
     """A complete, checked configuration, as `load` returns it.
 
     Attributes:
+        keyring: the master keys of encryption at rest, or None when there is no usable one.
+        keyring_problem: why there is none; empty when there is one.
         warnings: what is accepted but may surprise, one sentence each, to be logged at start-up.
     """
 
@@ -263,6 +270,8 @@ class Config:
     groups: GroupsConfig = field(default_factory=GroupsConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    keyring: Keyring | None = None
+    keyring_problem: str = ""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -339,7 +348,8 @@ def load(path: str | None, flags: Mapping[str, object], environ: Mapping[str, st
     config = _complete(_build(given), given)
     _check_combinations(config)
     _refuse_what_is_missing(config, given)
-    return replace(config, warnings=tuple(_warnings(config, given)))
+    config = _with_keys(config, environ)
+    return replace(config, warnings=tuple(_warnings(config, given, environ)))
 
 
 def _build(given: Mapping[str, Setting]) -> Config:
@@ -409,7 +419,6 @@ def _check_pair(one: str, one_value: object, other: str, other_value: object) ->
 _NOT_YET = {
     "streams.compact.enabled": "compaction",
     "streams.auto.pause.time": "pausing idle partitions",
-    "streams.encryption": "encryption at rest",
     "activity.stream.enabled": "the activity stream",
     "tls.client.authz.enabled": "authorization of clients",
     "clustering.raft.bootstrap.peers": "a cluster of several servers",
@@ -420,7 +429,6 @@ def _refuse_what_is_missing(config: Config, given: Mapping[str, Setting]) -> Non
     wanted = {
         "streams.compact.enabled": config.streams.compact_enabled,
         "streams.auto.pause.time": config.streams.auto_pause_time,
-        "streams.encryption": config.streams.encryption,
         "activity.stream.enabled": config.activity.stream_enabled,
         "tls.client.authz.enabled": config.tls.client_authz_enabled,
         "clustering.raft.bootstrap.peers": config.clustering.raft_bootstrap_peers,
@@ -435,7 +443,24 @@ def _refuse_what_is_missing(config: Config, given: Mapping[str, Setting]) -> Non
             )
 
 
-def _warnings(config: Config, given: Mapping[str, Setting]) -> list[str]:
+def _with_keys(config: Config, environ: Mapping[str, str]) -> Config:
+    """Take up the master keys. They are not settings: their text is used as it is, and shown nowhere."""
+    streams = config.streams
+    try:
+        keyring = Keyring.load(environ)
+    except MasterKeyError as error:
+        if streams.encryption:
+            raise ConfigError(f"streams.encryption: true needs a master key: {error}") from None
+        return replace(config, keyring_problem=str(error))
+    if streams.encryption_old_keys_file is not None:
+        try:
+            keyring = Keyring.load(environ, streams.encryption_old_keys_file)
+        except MasterKeyError as error:
+            raise ConfigError(f"{OLD_KEYS_SETTING} cannot be used: {error}") from None
+    return replace(config, keyring=keyring)
+
+
+def _warnings(config: Config, given: Mapping[str, Setting], environ: Mapping[str, str]) -> list[str]:
     found = []
     cursors, listen, host = config.cursors, config.listen, config.host
     if cursors.stream_partitions > 0:
@@ -452,4 +477,8 @@ def _warnings(config: Config, given: Mapping[str, Setting]) -> list[str]:
         found.append("tls.client.auth.ca has no effect while tls.client.auth.enabled is false")
     if config.nats.embedded_config is not None and not config.nats.embedded:
         found.append("nats.embedded.config has no effect while nats.embedded is false")
+    if config.keyring is None and environ.get(VARIABLE):
+        found.append(f"{config.keyring_problem}; without one no encrypted stream can be created or read")
+    elif config.keyring is None and config.streams.encryption_old_keys_file is not None:
+        found.append(f"{OLD_KEYS_SETTING} has no effect while {VARIABLE} is not set")
     return found

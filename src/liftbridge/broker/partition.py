@@ -31,7 +31,7 @@ import trio
 from liftbridge._log import BatchBuilder
 from liftbridge._wire import PartitionSink, message_prefix
 from liftbridge.broker.ingest import Ingest
-from liftbridge.log import Flusher, Log, LogError, LogOptions
+from liftbridge.log import Flusher, Keyring, Log, LogError, LogOptions
 from liftbridge.metadata.model import Partition as PartitionModel
 from liftbridge.metadata.model import Stream
 from liftbridge.nats.connection import NatsConnection, NatsPermissionError
@@ -86,8 +86,8 @@ class EventTimes:
 class Partition:
     """The leader of one partition.
 
-    `directory` holds its log. `ingest` delivers its messages, `acks` takes its acks. `hold` and `unhold` stop
-    and resume ingest when too many acks wait.
+    `directory` holds its log, `keyring` the master keys for it. `ingest` delivers its messages, `acks` takes
+    its acks. `hold` and `unhold` stop and resume ingest when too many acks wait.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class Partition:
         ingest: Ingest,
         acks: NatsConnection,
         flusher: Flusher,
+        keyring: Keyring | None,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.stream = stream
@@ -117,6 +118,7 @@ class Partition:
         self._ingest = ingest
         self._acks = acks
         self._flusher = flusher
+        self._keyring = keyring
         self._clock = clock
         self._log: Log | None = None
         self._sink: PartitionSink | None = None
@@ -185,6 +187,7 @@ class Partition:
                     stream_id=self.stream.stream_id,
                     partition=self.model.id,
                     options=self.settings.log,
+                    keyring=self._keyring,
                 )
             )
         except Exception as error:

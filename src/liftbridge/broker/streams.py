@@ -138,6 +138,7 @@ class Streams:
                 ingest=self._ingest,
                 acks=self._acks,
                 flusher=self._flusher,
+                keyring=self._config.keyring,
             )
             for model in stream.partitions
         ]
@@ -217,6 +218,8 @@ class Streams:
             retention_max_bytes=_size(own.retention_max_bytes, server.retention_max_bytes),
             retention_max_messages=_size(own.retention_max_messages, server.retention_max_messages),
             retention_max_age_ns=_time(own.retention_max_age_ms, server.retention_max_age),
+            compression=server.compression,
+            encryption=server.encryption if own.encryption is None else own.encryption,
         )
 
 
