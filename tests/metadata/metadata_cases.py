@@ -45,6 +45,8 @@ settings = st.builds(
             "encryption",
         )
     },
+    compression=st.sampled_from([None, "none", "lz4", "zstd"]),
+    sync_policy=st.sampled_from([None, "always", "interval", "never"]),
 )
 
 placements = st.lists(st.sampled_from(BROKERS), min_size=1, max_size=3, unique=True).flatmap(

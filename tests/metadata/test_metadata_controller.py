@@ -20,6 +20,7 @@ from liftbridge.metadata.operations import CreateStream, DeleteStream
 from liftbridge.proto import internal_pb2
 
 NOW = 1_700_000_000_000_000_000
+NO_KEY = "LIFTBRIDGE_ENCRYPTION_KEY is not set"
 
 
 @pytest.fixture
@@ -30,7 +31,13 @@ def data(tmp_path):
 
 
 async def started(data: DataDirectory, **changes: object) -> Controller:
-    arguments = {"namespace": "test", "bootstrap": True, "clock": lambda: NOW, **changes}
+    arguments = {
+        "namespace": "test",
+        "bootstrap": True,
+        "clock": lambda: NOW,
+        "encryption_refusal": NO_KEY,
+        **changes,
+    }
     return await Controller.start(data, **arguments)
 
 
@@ -69,6 +76,7 @@ async def test_a_stream_survives_a_restart(data):
         ({"name": "taken", "replication_factor": 2}, MetadataCode.INVALID_ARGUMENT),
         ({"name": "taken"}, MetadataCode.ALREADY_EXISTS),
         ({"settings": StreamSettings(encryption=True)}, MetadataCode.FAILED_PRECONDITION),
+        ({"settings": StreamSettings(sync_policy="often")}, MetadataCode.INVALID_ARGUMENT),
         ({"settings": StreamSettings(compact_enabled=True)}, MetadataCode.FAILED_PRECONDITION),
         ({"settings": StreamSettings(auto_pause_time_ms=1)}, MetadataCode.FAILED_PRECONDITION),
     ],
@@ -90,6 +98,21 @@ async def test_what_is_refused_never_reaches_the_journal(data, changes, code):
     assert caught.value.code is MetadataCode.INVALID_ARGUMENT
     assert {path: path.read_bytes() for path in (data.path / "metadata").iterdir()} == before
     assert seen == []
+    await controller.close()
+
+
+async def test_a_stream_is_encrypted_when_there_is_a_key(data):
+    controller = await started(data, encryption_refusal="")
+    stream = await controller.create_stream(name="a", subject="a", settings=StreamSettings(encryption=True))
+    assert stream.settings.encryption
+    await controller.close()
+
+
+async def test_why_a_stream_cannot_be_encrypted_is_told(data):
+    controller = await started(data)
+    with pytest.raises(MetadataError, match=NO_KEY) as caught:
+        await controller.create_stream(name="a", subject="a", settings=StreamSettings(encryption=True))
+    assert caught.value.code is MetadataCode.FAILED_PRECONDITION
     await controller.close()
 
 

@@ -60,6 +60,15 @@ def test_settings_of_a_request_count_when_present():
     # On the wire a wrapper with 0 or false is an empty submessage.
     request.ParseFromString(request.SerializeToString() + bytes([6 << 3 | 2, 0, 13 << 3 | 2, 0]))
     request.segmentMaxAge.value = 1500
+    request.compression, request.syncPolicy = "", "never"
     assert settings_of_request(request) == StreamSettings(
-        retention_max_bytes=0, compact_enabled=False, segment_max_age_ms=1500
+        retention_max_bytes=0, compact_enabled=False, segment_max_age_ms=1500, sync_policy="never"
     )
+
+
+def test_fields_of_our_own_have_numbers_that_the_contract_leaves_alone():
+    numbers = {field.name: field.number for field in api_pb2.CreateStreamRequest.DESCRIPTOR.fields}
+    assert {name: number for name, number in numbers.items() if number > 18} == {
+        "compression": 1001,
+        "syncPolicy": 1002,
+    }

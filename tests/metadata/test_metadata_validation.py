@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from liftbridge.log.codec import COMPRESSIONS
 from liftbridge.metadata.errors import MetadataCode, MetadataError
 from liftbridge.metadata.model import REQUEST_FIELDS, StreamSettings
 from liftbridge.metadata.validation import (
     MAX_PARTITIONS,
+    SETTING_WORDS,
     check_ack_inbox,
     check_create_stream,
     check_delete_stream,
@@ -147,7 +149,7 @@ def test_partitions():
             check(partitions=refused)
 
 
-@pytest.mark.parametrize("setting", REQUEST_FIELDS)
+@pytest.mark.parametrize("setting", [setting for setting in REQUEST_FIELDS if setting not in SETTING_WORDS])
 def test_negative_settings_are_refused_zero_is_not(setting):
     assert check(settings=StreamSettings(**{setting: 0})) == 1
     if "enabled" in setting or setting in {
@@ -159,6 +161,21 @@ def test_negative_settings_are_refused_zero_is_not(setting):
         return
     with pytest.raises(MetadataError, match=REQUEST_FIELDS[setting]):
         check(settings=StreamSettings(**{setting: -1}))
+
+
+@pytest.mark.parametrize("setting", SETTING_WORDS)
+def test_settings_that_are_words(setting):
+    for word in SETTING_WORDS[setting]:
+        assert check(settings=StreamSettings(**{setting: word})) == 1
+    for word in ("sometimes", "", "ALWAYS", "Zstd", "none "):
+        with pytest.raises(MetadataError, match=REQUEST_FIELDS[setting]) as caught:
+            check(settings=StreamSettings(**{setting: word}))
+        assert caught.value.code is MetadataCode.INVALID_ARGUMENT
+        assert repr(word) in caught.value.text
+
+
+def test_a_stream_can_choose_every_compression_that_the_log_knows():
+    assert list(SETTING_WORDS["compression"]) == list(COMPRESSIONS)
 
 
 @pytest.mark.parametrize(

@@ -376,7 +376,13 @@ def test_numbers_at_the_ends_of_their_types(api):
             ),
         ):
             assert refused(call, request)[0] == grpc.StatusCode.NOT_FOUND
-    for fields in ({"partitions": -1}, {"partitions": (1 << 31) - 1}, {"replicationFactor": (1 << 31) - 1}):
+    for fields in (
+        {"partitions": -1},
+        {"partitions": (1 << 31) - 1},
+        {"replicationFactor": (1 << 31) - 1},
+        {"compression": "x" * 1000},
+        {"syncPolicy": "\0"},
+    ):
         request = api_pb2.CreateStreamRequest(name=fresh(), subject=fresh(), **fields)
         assert refused(api.CreateStream, request)[0] in (INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED)
     for value in (least, -1):

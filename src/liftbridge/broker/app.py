@@ -174,7 +174,11 @@ class Server:
     async def _controller(self, data: DataDirectory) -> AsyncIterator[Controller]:
         clustering = self._config.clustering
         controller = await Controller.start(
-            data, namespace=clustering.namespace, bootstrap=clustering.raft_bootstrap_seed, clock=time.time_ns
+            data,
+            namespace=clustering.namespace,
+            bootstrap=clustering.raft_bootstrap_seed,
+            clock=time.time_ns,
+            encryption_refusal=self._config.keyring_problem,
         )
         try:
             yield controller

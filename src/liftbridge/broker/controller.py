@@ -67,6 +67,7 @@ class Controller:
         broker: str,
         namespace: str,
         clock: Callable[[], int],
+        encryption_refusal: str = "",
     ) -> None:
         self.state = state
         self.broker = broker
@@ -74,6 +75,7 @@ class Controller:
         self.is_leader = True
         self._journal = journal
         self._clock = clock
+        self._encryption_refusal = encryption_refusal
         self._turn = trio.Lock()
         self._subscribers: list[Subscriber] = []
 
@@ -86,6 +88,7 @@ class Controller:
         bootstrap: bool,
         clock: Callable[[], int],
         snapshot_entries: int = 8192,
+        encryption_refusal: str = "",
     ) -> Controller:
         """Recover the metadata from the data directory, or begin a cluster.
 
@@ -95,12 +98,20 @@ class Controller:
             bootstrap: whether to begin a new cluster when the directory belongs to none.
             clock: ns since the epoch, for creation times.
             snapshot_entries: operations between two snapshots.
+            encryption_refusal: why this server cannot encrypt streams; empty when it can.
 
         Raises ControllerStartError. Cancelling waits until the directory is in order.
         """
         state, journal = await trio.to_thread.run_sync(_open, data, bootstrap)
         journal.snapshot_entries = snapshot_entries
-        return cls(state, journal, broker=data.server_id, namespace=namespace, clock=clock)
+        return cls(
+            state,
+            journal,
+            broker=data.server_id,
+            namespace=namespace,
+            clock=clock,
+            encryption_refusal=encryption_refusal,
+        )
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Call `subscriber(index, operation, stream)` for every operation from now on, once it is applied.
@@ -143,7 +154,7 @@ class Controller:
             settings=settings,
             namespace=self.namespace,
         )
-        _check_available(settings)
+        self._check_available(settings)
         self._require_leader()
         brokers = [self.broker]
         replicas = resolve_replication_factor(replication_factor, len(brokers))
@@ -177,6 +188,20 @@ class Controller:
                 self.is_leader = False
                 await trio.to_thread.run_sync(self._journal.close)
 
+    def _check_available(self, settings: StreamSettings) -> None:
+        """Refuse what this server would otherwise silently not do; 0 and False ask for nothing."""
+        if settings.encryption and self._encryption_refusal:
+            raise MetadataError(
+                MetadataCode.FAILED_PRECONDITION,
+                f"this server has no master key to encrypt the stream with: {self._encryption_refusal}",
+            )
+        for name in ("compact_enabled", "auto_pause_time_ms"):
+            if getattr(settings, name):
+                raise MetadataError(
+                    MetadataCode.FAILED_PRECONDITION,
+                    f"{REQUEST_FIELDS[name]} is not available in this version of the server; leave it out",
+                )
+
     def _require_leader(self) -> None:
         if not self.is_leader:
             raise MetadataError(MetadataCode.INTERNAL, LEADER_UNKNOWN_TEXT)
@@ -206,16 +231,6 @@ class Controller:
             await trio.to_thread.run_sync(lambda: self._journal.write_snapshot(self.state.snapshot()))
         except JournalError as error:
             logger.error("%s", error)  # noqa: TRY400
-
-
-def _check_available(settings: StreamSettings) -> None:
-    """Refuse what this version would otherwise silently not do; 0 and False ask for nothing."""
-    for name in ("encryption", "compact_enabled", "auto_pause_time_ms"):
-        if getattr(settings, name):
-            raise MetadataError(
-                MetadataCode.FAILED_PRECONDITION,
-                f"{REQUEST_FIELDS[name]} is not available in this version of the server; leave it out",
-            )
 
 
 def _open(data: DataDirectory, bootstrap: bool) -> tuple[ClusterState, Journal]:

@@ -196,7 +196,7 @@ class Streams:
             check_offsets = server.concurrency_control and not reserved
         return PartitionSettings(
             log=self._log_options(own),
-            sync_policy=server.sync_policy,
+            sync_policy=own.sync_policy or server.sync_policy,
             sync_interval=server.sync_interval,
             sync_bytes=server.sync_bytes,
             batch_max_messages=self._config.batch.max_messages,
@@ -218,7 +218,7 @@ class Streams:
             retention_max_bytes=_size(own.retention_max_bytes, server.retention_max_bytes),
             retention_max_messages=_size(own.retention_max_messages, server.retention_max_messages),
             retention_max_age_ns=_time(own.retention_max_age_ms, server.retention_max_age),
-            compression=server.compression,
+            compression=own.compression or server.compression,
             encryption=server.encryption if own.encryption is None else own.encryption,
         )
 

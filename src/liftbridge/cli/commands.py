@@ -14,6 +14,7 @@ import nats.errors
 import purerpc
 import trio
 
+from liftbridge.metadata.validation import SETTING_WORDS
 from liftbridge.proto import api_grpc, api_pb2
 
 if sys.version_info < (3, 11):
@@ -35,6 +36,13 @@ def stream(arguments: Sequence[str]) -> int:
     create.add_argument("--subject", required=True, help="NATS subject to record; wildcards are allowed")
     create.add_argument("--partitions", type=int, default=1)
     create.add_argument("--group", default="", help="load-balance group (NATS queue group)")
+    create.add_argument(
+        "--encryption", action=argparse.BooleanOptionalAction, help="encrypt it on disk, or do not"
+    )
+    create.add_argument("--compression", choices=SETTING_WORDS["compression"], help="how it is stored")
+    create.add_argument(
+        "--sync-policy", choices=SETTING_WORDS["sync_policy"], help="when messages are forced to disk"
+    )
     actions.add_parser("list", help="list the streams")
     delete = actions.add_parser("delete", help="delete a stream and its data")
     delete.add_argument("name")
@@ -136,12 +144,18 @@ async def _api(options: argparse.Namespace) -> AsyncIterator[api_grpc.APIStub]:
 
 
 async def _create_stream(options: argparse.Namespace) -> None:
+    request = api_pb2.CreateStreamRequest(
+        name=options.name,
+        subject=options.subject,
+        partitions=options.partitions,
+        group=options.group,
+        compression=options.compression or "",
+        syncPolicy=options.sync_policy or "",
+    )
+    if options.encryption is not None:
+        request.encryption.value = options.encryption
     async with _api(options) as api:
-        await api.CreateStream(
-            api_pb2.CreateStreamRequest(
-                name=options.name, subject=options.subject, partitions=options.partitions, group=options.group
-            )
-        )
+        await api.CreateStream(request)
     print(f"stream {options.name} records {options.subject}")
 
 

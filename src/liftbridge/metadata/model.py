@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, fields
+from typing import Any
 
 from liftbridge.proto import api_pb2, internal_pb2
 
@@ -36,6 +37,8 @@ class StreamSettings:
     min_isr: int | None = None
     optimistic_concurrency_control: bool | None = None
     encryption: bool | None = None
+    compression: str | None = None
+    sync_policy: str | None = None
 
 
 # Each setting and the field of CreateStreamRequest it comes from.
@@ -53,6 +56,8 @@ REQUEST_FIELDS = {
     "min_isr": "minIsr",
     "optimistic_concurrency_control": "optimisticConcurrencyControl",
     "encryption": "encryption",
+    "compression": "compression",
+    "sync_policy": "syncPolicy",
 }
 assert tuple(REQUEST_FIELDS) == tuple(field.name for field in fields(StreamSettings))
 
@@ -112,14 +117,19 @@ class Stream:
 
 
 def settings_of_request(request: api_pb2.CreateStreamRequest) -> StreamSettings:
-    """The settings a client asks for; a wrapper that is present counts, even when its value is 0 or false."""
-    return StreamSettings(
-        **{
-            name: getattr(request, field).value
-            for name, field in REQUEST_FIELDS.items()
-            if request.HasField(field)
-        }
-    )
+    """The settings a client asks for; a wrapper that is present counts, even when its value is 0 or false.
+
+    Texts have no wrapper: an empty one asks for nothing.
+    """
+    found: dict[str, Any] = {}
+    for name, field in REQUEST_FIELDS.items():
+        value = getattr(request, field)
+        if isinstance(value, str):
+            if value:
+                found[name] = value
+        elif request.HasField(field):
+            found[name] = value.value
+    return StreamSettings(**found)
 
 
 def encode_settings(settings: StreamSettings) -> internal_pb2.StreamSettings:

@@ -28,6 +28,12 @@ MAX_PARTITIONS = 100_000
 MAX_SUBJECT_BYTES = 2048
 MAX_GROUP_BYTES = 1024
 
+# What a setting that is a text may be.
+SETTING_WORDS = {
+    "compression": ("none", "lz4", "zstd"),
+    "sync_policy": ("always", "interval", "never"),
+}
+
 _NAME = re.compile(r"(?:[A-Za-z0-9._:@-]|%[0-9A-Fa-f]{2})+")
 # Blanks and control characters: what NATS cannot carry in a subject or a group.
 _UNFIT = re.compile(r"[\x00-\x20\x7f]")
@@ -190,7 +196,15 @@ def _resolve_partitions(requested: int, subject: str) -> int:
 def _check_settings(settings: StreamSettings) -> None:
     for field in fields(settings):
         value = getattr(settings, field.name)
-        if value is not None and value < 0:
+        words = SETTING_WORDS.get(field.name)
+        if value is None:
+            continue
+        if words is not None and value not in words:
+            raise invalid(
+                f"{REQUEST_FIELDS[field.name]} must be one of {', '.join(words)}, or empty for the server's "
+                f"setting; got {shown(value)}"
+            )
+        if words is None and value < 0:
             raise invalid(f"{REQUEST_FIELDS[field.name]} must not be negative, got {value}")
 
 

@@ -24,31 +24,31 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _pool.POOL.AddSerializedFile(b'\n\x1fliftbridge/proto/internal.proto\x12\x13liftbridge.internal\"A\n\x0bServerState\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\x0c\x12\x0b\n\x03\x63rc\x18\x03 \x01(\x07\"\\\n\tOperation\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".liftbridge.internal.OperationKind\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"\xa2\x06\n\x0eStreamSettings\x12\x1d\n\x13retention_max_bytes\x18\x06 \x01(\x03H\x00\x12 \n\x16retention_max_messages\x18\x07 \x01(\x03H\x01\x12\x1e\n\x14retention_max_age_ms\x18\x08 \x01(\x03H\x02\x12\x1d\n\x13\x63leaner_interval_ms\x18\t \x01(\x03H\x03\x12\x1b\n\x11segment_max_bytes\x18\n \x01(\x03H\x04\x12\x1c\n\x12segment_max_age_ms\x18\x0b \x01(\x03H\x05\x12 \n\x16\x63ompact_max_goroutines\x18\x0c \x01(\x05H\x06\x12\x19\n\x0f\x63ompact_enabled\x18\r \x01(\x08H\x07\x12\x1c\n\x12\x61uto_pause_time_ms\x18\x0e \x01(\x03H\x08\x12+\n!auto_pause_disable_if_subscribers\x18\x0f \x01(\x08H\t\x12\x11\n\x07min_isr\x18\x10 \x01(\x05H\n\x12(\n\x1eoptimistic_concurrency_control\x18\x11 \x01(\x08H\x0b\x12\x14\n\nencryption\x18\x12 \x01(\x08H\x0c\x42\x1b\n\x19maybe_retention_max_bytesB\x1e\n\x1cmaybe_retention_max_messagesB\x1c\n\x1amaybe_retention_max_age_msB\x1b\n\x19maybe_cleaner_interval_msB\x19\n\x17maybe_segment_max_bytesB\x1a\n\x18maybe_segment_max_age_msB\x1e\n\x1cmaybe_compact_max_goroutinesB\x17\n\x15maybe_compact_enabledB\x1a\n\x18maybe_auto_pause_time_msB)\n\'maybe_auto_pause_disable_if_subscribersB\x0f\n\rmaybe_min_isrB&\n$maybe_optimistic_concurrency_controlB\x12\n\x10maybe_encryption\"-\n\tPlacement\x12\x10\n\x08replicas\x18\x01 \x03(\t\x12\x0e\n\x06leader\x18\x02 \x01(\t\"\xcf\x01\n\x0c\x43reateStream\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05group\x18\x03 \x01(\t\x12\x11\n\tstream_id\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63reation_ns\x18\x05 \x01(\x03\x12\x35\n\x08settings\x18\x06 \x01(\x0b\x32#.liftbridge.internal.StreamSettings\x12\x32\n\npartitions\x18\x07 \x03(\x0b\x32\x1e.liftbridge.internal.Placement\"/\n\x0c\x44\x65leteStream\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\x0c\"\x86\x01\n\x0ePartitionState\x12\x10\n\x08replicas\x18\x01 \x03(\t\x12\x0b\n\x03isr\x18\x02 \x03(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x14\n\x0cleader_epoch\x18\x04 \x01(\x04\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x0e\n\x06paused\x18\x06 \x01(\x08\x12\x10\n\x08readonly\x18\x07 \x01(\x08\"\xe7\x01\n\x0bStreamState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05group\x18\x03 \x01(\t\x12\x11\n\tstream_id\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63reation_ns\x18\x05 \x01(\x03\x12\x35\n\x08settings\x18\x06 \x01(\x0b\x32#.liftbridge.internal.StreamSettings\x12\x37\n\npartitions\x18\x07 \x03(\x0b\x32#.liftbridge.internal.PartitionState\x12\x12\n\nresume_all\x18\x08 \x01(\x08\"\x88\x01\n\x0f\x43lusterSnapshot\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\x12\x31\n\x07streams\x18\x03 \x03(\x0b\x32 .liftbridge.internal.StreamState\x12\x1a\n\x12\x64\x65leted_stream_ids\x18\x04 \x03(\x0c*P\n\rOperationKind\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x11\n\rCREATE_STREAM\x10\x01\x12\x11\n\rDELETE_STREAM\x10\x02\x62\x06proto3')
+DESCRIPTOR = _pool.POOL.AddSerializedFile(b'\n\x1fliftbridge/proto/internal.proto\x12\x13liftbridge.internal\"A\n\x0bServerState\x12\x11\n\tserver_id\x18\x01 \x01(\t\x12\x12\n\ncluster_id\x18\x02 \x01(\x0c\x12\x0b\n\x03\x63rc\x18\x03 \x01(\x07\"\\\n\tOperation\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".liftbridge.internal.OperationKind\x12\x0c\n\x04\x62ody\x18\x03 \x01(\x0c\"\xfa\x06\n\x0eStreamSettings\x12\x1d\n\x13retention_max_bytes\x18\x06 \x01(\x03H\x00\x12 \n\x16retention_max_messages\x18\x07 \x01(\x03H\x01\x12\x1e\n\x14retention_max_age_ms\x18\x08 \x01(\x03H\x02\x12\x1d\n\x13\x63leaner_interval_ms\x18\t \x01(\x03H\x03\x12\x1b\n\x11segment_max_bytes\x18\n \x01(\x03H\x04\x12\x1c\n\x12segment_max_age_ms\x18\x0b \x01(\x03H\x05\x12 \n\x16\x63ompact_max_goroutines\x18\x0c \x01(\x05H\x06\x12\x19\n\x0f\x63ompact_enabled\x18\r \x01(\x08H\x07\x12\x1c\n\x12\x61uto_pause_time_ms\x18\x0e \x01(\x03H\x08\x12+\n!auto_pause_disable_if_subscribers\x18\x0f \x01(\x08H\t\x12\x11\n\x07min_isr\x18\x10 \x01(\x05H\n\x12(\n\x1eoptimistic_concurrency_control\x18\x11 \x01(\x08H\x0b\x12\x14\n\nencryption\x18\x12 \x01(\x08H\x0c\x12\x15\n\x0b\x63ompression\x18  \x01(\tH\r\x12\x15\n\x0bsync_policy\x18! \x01(\tH\x0e\x42\x1b\n\x19maybe_retention_max_bytesB\x1e\n\x1cmaybe_retention_max_messagesB\x1c\n\x1amaybe_retention_max_age_msB\x1b\n\x19maybe_cleaner_interval_msB\x19\n\x17maybe_segment_max_bytesB\x1a\n\x18maybe_segment_max_age_msB\x1e\n\x1cmaybe_compact_max_goroutinesB\x17\n\x15maybe_compact_enabledB\x1a\n\x18maybe_auto_pause_time_msB)\n\'maybe_auto_pause_disable_if_subscribersB\x0f\n\rmaybe_min_isrB&\n$maybe_optimistic_concurrency_controlB\x12\n\x10maybe_encryptionB\x13\n\x11maybe_compressionB\x13\n\x11maybe_sync_policy\"-\n\tPlacement\x12\x10\n\x08replicas\x18\x01 \x03(\t\x12\x0e\n\x06leader\x18\x02 \x01(\t\"\xcf\x01\n\x0c\x43reateStream\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05group\x18\x03 \x01(\t\x12\x11\n\tstream_id\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63reation_ns\x18\x05 \x01(\x03\x12\x35\n\x08settings\x18\x06 \x01(\x0b\x32#.liftbridge.internal.StreamSettings\x12\x32\n\npartitions\x18\x07 \x03(\x0b\x32\x1e.liftbridge.internal.Placement\"/\n\x0c\x44\x65leteStream\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tstream_id\x18\x02 \x01(\x0c\"\x86\x01\n\x0ePartitionState\x12\x10\n\x08replicas\x18\x01 \x03(\t\x12\x0b\n\x03isr\x18\x02 \x03(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x14\n\x0cleader_epoch\x18\x04 \x01(\x04\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\x0e\n\x06paused\x18\x06 \x01(\x08\x12\x10\n\x08readonly\x18\x07 \x01(\x08\"\xe7\x01\n\x0bStreamState\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\r\n\x05group\x18\x03 \x01(\t\x12\x11\n\tstream_id\x18\x04 \x01(\x0c\x12\x13\n\x0b\x63reation_ns\x18\x05 \x01(\x03\x12\x35\n\x08settings\x18\x06 \x01(\x0b\x32#.liftbridge.internal.StreamSettings\x12\x37\n\npartitions\x18\x07 \x03(\x0b\x32#.liftbridge.internal.PartitionState\x12\x12\n\nresume_all\x18\x08 \x01(\x08\"\x88\x01\n\x0f\x43lusterSnapshot\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x15\n\rapplied_index\x18\x02 \x01(\x04\x12\x31\n\x07streams\x18\x03 \x03(\x0b\x32 .liftbridge.internal.StreamState\x12\x1a\n\x12\x64\x65leted_stream_ids\x18\x04 \x03(\x0c*P\n\rOperationKind\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x11\n\rCREATE_STREAM\x10\x01\x12\x11\n\rDELETE_STREAM\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'liftbridge.proto.internal_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_OPERATIONKIND']._serialized_start=1838
-  _globals['_OPERATIONKIND']._serialized_end=1918
+  _globals['_OPERATIONKIND']._serialized_start=1926
+  _globals['_OPERATIONKIND']._serialized_end=2006
   _globals['_SERVERSTATE']._serialized_start=56
   _globals['_SERVERSTATE']._serialized_end=121
   _globals['_OPERATION']._serialized_start=123
   _globals['_OPERATION']._serialized_end=215
   _globals['_STREAMSETTINGS']._serialized_start=218
-  _globals['_STREAMSETTINGS']._serialized_end=1020
-  _globals['_PLACEMENT']._serialized_start=1022
-  _globals['_PLACEMENT']._serialized_end=1067
-  _globals['_CREATESTREAM']._serialized_start=1070
-  _globals['_CREATESTREAM']._serialized_end=1277
-  _globals['_DELETESTREAM']._serialized_start=1279
-  _globals['_DELETESTREAM']._serialized_end=1326
-  _globals['_PARTITIONSTATE']._serialized_start=1329
-  _globals['_PARTITIONSTATE']._serialized_end=1463
-  _globals['_STREAMSTATE']._serialized_start=1466
-  _globals['_STREAMSTATE']._serialized_end=1697
-  _globals['_CLUSTERSNAPSHOT']._serialized_start=1700
-  _globals['_CLUSTERSNAPSHOT']._serialized_end=1836
+  _globals['_STREAMSETTINGS']._serialized_end=1108
+  _globals['_PLACEMENT']._serialized_start=1110
+  _globals['_PLACEMENT']._serialized_end=1155
+  _globals['_CREATESTREAM']._serialized_start=1158
+  _globals['_CREATESTREAM']._serialized_end=1365
+  _globals['_DELETESTREAM']._serialized_start=1367
+  _globals['_DELETESTREAM']._serialized_end=1414
+  _globals['_PARTITIONSTATE']._serialized_start=1417
+  _globals['_PARTITIONSTATE']._serialized_end=1551
+  _globals['_STREAMSTATE']._serialized_start=1554
+  _globals['_STREAMSTATE']._serialized_end=1785
+  _globals['_CLUSTERSNAPSHOT']._serialized_start=1788
+  _globals['_CLUSTERSNAPSHOT']._serialized_end=1924
 # @@protoc_insertion_point(module_scope)

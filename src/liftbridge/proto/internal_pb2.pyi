@@ -37,7 +37,7 @@ class Operation(_message.Message):
     def __init__(self, version: _Optional[int] = ..., kind: _Optional[_Union[OperationKind, str]] = ..., body: _Optional[bytes] = ...) -> None: ...
 
 class StreamSettings(_message.Message):
-    __slots__ = ("retention_max_bytes", "retention_max_messages", "retention_max_age_ms", "cleaner_interval_ms", "segment_max_bytes", "segment_max_age_ms", "compact_max_goroutines", "compact_enabled", "auto_pause_time_ms", "auto_pause_disable_if_subscribers", "min_isr", "optimistic_concurrency_control", "encryption")
+    __slots__ = ("retention_max_bytes", "retention_max_messages", "retention_max_age_ms", "cleaner_interval_ms", "segment_max_bytes", "segment_max_age_ms", "compact_max_goroutines", "compact_enabled", "auto_pause_time_ms", "auto_pause_disable_if_subscribers", "min_isr", "optimistic_concurrency_control", "encryption", "compression", "sync_policy")
     RETENTION_MAX_BYTES_FIELD_NUMBER: _ClassVar[int]
     RETENTION_MAX_MESSAGES_FIELD_NUMBER: _ClassVar[int]
     RETENTION_MAX_AGE_MS_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,8 @@ class StreamSettings(_message.Message):
     MIN_ISR_FIELD_NUMBER: _ClassVar[int]
     OPTIMISTIC_CONCURRENCY_CONTROL_FIELD_NUMBER: _ClassVar[int]
     ENCRYPTION_FIELD_NUMBER: _ClassVar[int]
+    COMPRESSION_FIELD_NUMBER: _ClassVar[int]
+    SYNC_POLICY_FIELD_NUMBER: _ClassVar[int]
     retention_max_bytes: int
     retention_max_messages: int
     retention_max_age_ms: int
@@ -64,7 +66,9 @@ class StreamSettings(_message.Message):
     min_isr: int
     optimistic_concurrency_control: bool
     encryption: bool
-    def __init__(self, retention_max_bytes: _Optional[int] = ..., retention_max_messages: _Optional[int] = ..., retention_max_age_ms: _Optional[int] = ..., cleaner_interval_ms: _Optional[int] = ..., segment_max_bytes: _Optional[int] = ..., segment_max_age_ms: _Optional[int] = ..., compact_max_goroutines: _Optional[int] = ..., compact_enabled: bool = ..., auto_pause_time_ms: _Optional[int] = ..., auto_pause_disable_if_subscribers: bool = ..., min_isr: _Optional[int] = ..., optimistic_concurrency_control: bool = ..., encryption: bool = ...) -> None: ...
+    compression: str
+    sync_policy: str
+    def __init__(self, retention_max_bytes: _Optional[int] = ..., retention_max_messages: _Optional[int] = ..., retention_max_age_ms: _Optional[int] = ..., cleaner_interval_ms: _Optional[int] = ..., segment_max_bytes: _Optional[int] = ..., segment_max_age_ms: _Optional[int] = ..., compact_max_goroutines: _Optional[int] = ..., compact_enabled: bool = ..., auto_pause_time_ms: _Optional[int] = ..., auto_pause_disable_if_subscribers: bool = ..., min_isr: _Optional[int] = ..., optimistic_concurrency_control: bool = ..., encryption: bool = ..., compression: _Optional[str] = ..., sync_policy: _Optional[str] = ...) -> None: ...
 
 class Placement(_message.Message):
     __slots__ = ("replicas", "leader")

@@ -1,0 +1,77 @@
+"""What holds for a partition: the settings of its stream over those of the server."""
+
+import dataclasses
+import uuid
+
+import pytest
+
+from liftbridge._wire import RouteTable
+from liftbridge.broker.config import load
+from liftbridge.broker.ingest import Ingest
+from liftbridge.broker.streams import Streams
+from liftbridge.log import Flusher
+from liftbridge.metadata.model import StreamSettings
+from liftbridge.metadata.operations import CreateStream
+from liftbridge.metadata.placement import Placement
+from liftbridge.metadata.state import ClusterState
+from liftbridge.nats.connection import NatsConnection
+from liftbridge.nats.transport import NatsCredentials
+
+KEY = {"LIFTBRIDGE_ENCRYPTION_KEY": "sixteen bytes ok"}
+SERVERS = ("nats://127.0.0.1:1",)
+
+
+def settings_of_a_partition(tmp_path, config, own):
+    """Of a stream with these settings of its own, on a server that is configured so; nothing is started."""
+    state = ClusterState()
+    placed = (Placement(("a",), "a"),)
+    stream = state.apply(1, CreateStream("orders", "orders", "", uuid.UUID(int=1), 1, own, placed))
+    credentials = NatsCredentials()
+    acks = NatsConnection(SERVERS, name="test", purpose="acks", credentials=credentials)
+    streams = Streams(
+        load(None, config, KEY),
+        tmp_path,
+        state,
+        ingest=Ingest(SERVERS, name="test", credentials=credentials, acks=acks),
+        acks=acks,
+        flusher=Flusher(),
+        routes=RouteTable(),
+    )
+    streams.created(stream)
+    return streams.partition("orders", 0).settings
+
+
+@pytest.fixture
+def resolve(tmp_path):
+    return lambda config, **own: settings_of_a_partition(tmp_path, config, StreamSettings(**own))
+
+
+@pytest.mark.parametrize("policy", ["always", "interval", "never"])
+async def test_a_stream_has_a_sync_policy_of_its_own(resolve, policy):
+    for server in ("always", "interval", "never"):
+        config = {"streams.sync.policy": server}
+        assert resolve(config).sync_policy == server
+        assert resolve(config, sync_policy=policy).sync_policy == policy
+
+
+@pytest.mark.parametrize("compression", ["none", "lz4", "zstd"])
+async def test_a_stream_has_a_compression_of_its_own(resolve, compression):
+    for server in ("none", "lz4", "zstd"):
+        config = {"streams.compression": server}
+        assert resolve(config).log.compression == server
+        assert resolve(config, compression=compression).log.compression == compression
+
+
+@pytest.mark.parametrize("server", [True, False])
+async def test_a_stream_decides_whether_it_is_encrypted(resolve, server):
+    config = {"streams.encryption": server}
+    assert resolve(config).log.encryption is server
+    assert resolve(config, encryption=False).log.encryption is False
+    assert resolve(config, encryption=True).log.encryption is True
+
+
+async def test_a_setting_of_a_stream_changes_nothing_else(resolve):
+    plain = resolve({})
+    changed = resolve({}, sync_policy="never", compression="lz4", encryption=True)
+    log = dataclasses.replace(plain.log, compression="lz4", encryption=True)
+    assert changed == dataclasses.replace(plain, sync_policy="never", log=log)
