@@ -625,7 +625,8 @@ cdef class Segment:
         self.last_position = position
         self.last_timestamp = info.max_timestamp
         self.last_epoch = info.epoch
-        self.last_crc = info.crc
+        # Behind a sparse segment the chain begins anew: what the next batch followed once may be gone.
+        self.last_crc = info.crc if self.end_offset < 0 else -1
         self.next_offset = batch_next(info)
         self.end = position + info.length
 
@@ -735,7 +736,7 @@ cdef class Segment:
         try:
             with nogil:
                 if window_batch(&w, self.last_position, &info) != NULL and (
-                    info.crc != self.last_crc
+                    (self.last_crc >= 0 and info.crc != self.last_crc)
                     or self.last_position + info.length != self.end
                     or (batch_next(&info) != self.next_offset and self.end_offset < 0)
                 ):
