@@ -2,17 +2,26 @@
 
 from liftbridge._log import BatchBuilder, CorruptBatchError
 from liftbridge.log.deletion import delete_log
-from liftbridge.log.errors import ForeignLogError, LogClosedError, LogDamagedError, LogError, LogFailedError
+from liftbridge.log.errors import (
+    CleaningStoppedError,
+    ForeignLogError,
+    LogClosedError,
+    LogDamagedError,
+    LogError,
+    LogFailedError,
+)
 from liftbridge.log.flusher import Flusher
 from liftbridge.log.keys import DamagedKeyError, Keyring, MissingKeyError
 from liftbridge.log.log import Log
 from liftbridge.log.options import LogOptions
 from liftbridge.log.recovery import Damage
+from liftbridge.log.throttle import Throttle
 
 __all__ = [
     "Log",
     "LogOptions",
     "Damage",
+    "Throttle",
     "BatchBuilder",
     "Flusher",
     "delete_log",
@@ -25,4 +34,5 @@ __all__ = [
     "Keyring",
     "MissingKeyError",
     "DamagedKeyError",
+    "CleaningStoppedError",
 ]

@@ -16,6 +16,7 @@ __all__ = [
     "ForeignLogError",
     "LogFailedError",
     "LogClosedError",
+    "CleaningStoppedError",
 ]
 
 
@@ -45,3 +46,7 @@ class LogFailedError(LogError):
 
 class LogClosedError(LogError):
     """The log was closed."""
+
+
+class CleaningStoppedError(LogError):
+    """Retention or compaction was told to stop; the log is as it was, or cleaned in part."""
