@@ -1131,3 +1131,6 @@ def find_batch(int fd, path, uint64_t start, uint64_t size, int64_t next_offset)
         return -1 if position == UINT64_MAX else position
     finally:
         free(w.data)
+
+
+include "_log_compact.pxi"

@@ -1,6 +1,7 @@
 """The commit log of a partition: segments, indexes, recovery, retention, group commit."""
 
 from liftbridge._log import BatchBuilder, CorruptBatchError
+from liftbridge.log.compaction import Compacted
 from liftbridge.log.deletion import delete_log
 from liftbridge.log.errors import (
     CleaningStoppedError,
@@ -22,6 +23,7 @@ __all__ = [
     "LogOptions",
     "Damage",
     "Throttle",
+    "Compacted",
     "BatchBuilder",
     "Flusher",
     "delete_log",

@@ -30,6 +30,7 @@ import threading
 import time
 import uuid
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import methodcaller
@@ -44,6 +45,8 @@ from liftbridge._log import (
     Segment,
 )
 from liftbridge.log.codecs import SegmentCodecs
+from liftbridge.log.compaction import Compacted, Compaction
+from liftbridge.log.compaction_state import truncate_state
 from liftbridge.log.epochs import epochs_of
 from liftbridge.log.errors import LogClosedError, LogFailedError
 from liftbridge.log.files import index_path, replace_file, segment_path, sync_data, sync_directory
@@ -63,6 +66,8 @@ from liftbridge.log.segments import (
     open_segments,
     scan_through,
 )
+from liftbridge.log.swap import swap_steps
+from liftbridge.log.throttle import Throttle
 
 DEFAULT_READ_BYTES = 262144
 # The active segment's index is written whenever so much more of it is on disk: no start scans more than that.
@@ -126,7 +131,9 @@ class Log:
         self._closed = False
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()
-        # One of retain and truncate at a time; taken before the others.
+        # Held while compaction moves files, so that nobody opens one of them under the name of another.
+        self._swap_lock = threading.Lock()
+        # One of retain, compact and truncate at a time; taken before the others.
         self._maintenance_lock = threading.Lock()
         found.active.preallocating(options.preallocate_bytes)
 
@@ -345,7 +352,7 @@ class Log:
                 self._trim_active()
                 self.sync()
         finally:
-            with self._sync_lock, self._lock:
+            with self._swap_lock, self._sync_lock, self._lock:
                 self._finish()
 
     def _trim_active(self) -> None:
@@ -375,15 +382,19 @@ class Log:
         sealed = view.holder(offset)
         if sealed is None:
             return view.active
-        try:
-            segment = open_segments.get(sealed, nowait=nowait)
-        except FileNotFoundError:
+        with suppress(BlockingIOError):
+            return open_segments.get(sealed, nowait=True)
+        if nowait:
+            raise BlockingIOError(f"{sealed.path} is not open")
+        with self._swap_lock:
             if sealed not in self._view.sealed:
-                return None
-            raise
-        if segment.holes and not sealed.damaged and sealed not in self._view.sealed:
-            return None  # another file has taken the name; what was opened is not what was asked for
-        return segment
+                return None  # there may be another file of this name by now
+            try:
+                return open_segments.get(sealed)
+            except FileNotFoundError:
+                if sealed not in self._view.sealed:
+                    return None
+                raise
 
     def _past_damage(
         self, view: _View, offset: int, segment: Segment, nowait: bool, read: methodcaller
@@ -631,6 +642,7 @@ class Log:
     def _truncate(self, offset: int) -> None:
         view = self._view
         sealed = list(view.sealed)
+        truncate_state(self.directory, (view.holder(offset) or view.active).base_offset)
         index_path(view.active.path).unlink(missing_ok=True)
         files = [*sealed, SealedSegment.of(view.active, self._codecs)]
         start = offset
@@ -687,3 +699,59 @@ class Log:
         if segment.next_offset < following:
             segment.lose_until(following, position, reason or "what was there is missing")
         return SealedSegment.of(segment, self._codecs)
+
+    # ---- compaction ----
+
+    def compact(self, now_ns: int, limit_offset: int, throttle: Throttle) -> Compacted:
+        """Compact by key if the options say that it is worth it, and return what was done; blocking.
+
+        Reads and appends go on meanwhile; retention and truncation wait. Only sealed segments are compacted.
+
+        Arguments:
+            now_ns: the time, ns since the epoch.
+            limit_offset: nothing at or above this offset is removed: one more than the high watermark.
+            throttle: the rate to read and write at; stopping it ends this with CleaningStoppedError.
+
+        Raises CleaningStoppedError; OSError when the disk is full or fails, with the log usable, and as it
+        was or compacted in part; LogFailedError, LogClosedError.
+        """
+        with self._maintenance_lock:
+            if self._unsynced_seals:
+                self.sync()
+            with self._sync_lock, self._lock:  # so nobody is writing an index of one of these segments
+                self._check_usable()
+                durable = len(self._view.sealed) - len(self._unsynced_seals)
+                sealed = self._view.sealed[:durable]
+            return Compaction(
+                directory=self.directory,
+                stream_id=self._stream_id,
+                partition=self._partition,
+                options=self.options,
+                codecs=self._codecs,
+                sealed=sealed,
+                throttle=throttle,
+                check_usable=self._check_usable,
+                offset_at_or_after=self.offset_at_or_after,
+                replace=self._replace,
+            ).run(now_ns, limit_offset)
+
+    def _replace(self, old: Sequence[SealedSegment], new: SealedSegment, opened: Segment) -> None:
+        """Let `new` take the place of the neighbours `old`, on disk and for readers."""
+        with self._swap_lock:
+            self._check_usable()
+            try:
+                for step in swap_steps(new.path, new.next_offset):
+                    step()
+            except OSError as error:
+                # Some files may be gone and the new one not in its place; only recovery may judge that.
+                self.failed = error
+                self._check_usable()
+            with self._lock:
+                sealed = self._view.sealed
+                at = sealed.index(old[0])
+                self._view = _View((*sealed[:at], new, *sealed[at + len(old) :]), self._view.active)
+                self._sealed_bytes += new.size - sum(each.size for each in old)
+            open_segments.keep(new, opened)
+            for each in old:
+                open_segments.forget(each)
+                self._expiries.pop(each, None)

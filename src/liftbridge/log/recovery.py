@@ -46,6 +46,7 @@ from liftbridge.log.files import (
 from liftbridge.log.header import SegmentHeader
 from liftbridge.log.index import Summary, load_index, read_summary, write_index
 from liftbridge.log.segments import Before, Codecs, SealedSegment, is_zero, open_segment, scan_through
+from liftbridge.log.swap import finish_swaps
 
 _SEGMENT_NAME = re.compile(r"[0-9]{20}\.log")
 
@@ -143,6 +144,7 @@ class _Recovery:
 
     def run(self) -> Recovered:
         make_directory(self.directory)
+        finish_swaps(self.directory)
         paths = self._clean_up()
         # Retention may have removed all files but one; then its name is all that remembers the offset.
         first = int(paths[0].stem) if paths else 0
