@@ -1,4 +1,4 @@
-"""Speed of the commit log alone: append, sync, read as gRPC frames, scan. Prints one JSON object.
+"""Speed of the commit log alone: append, sync, read as gRPC frames, scan, compact. Prints one JSON object.
 
 No network and no server: these are the ceilings the server's own figures are to be held against. Batches have
 the size that a busy ingest connection makes. Records are built before the clock starts, reads come from the
@@ -15,9 +15,10 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
+from random import Random
 
 from liftbridge._log import CRC32C_IMPLEMENTATION, crc32c
-from liftbridge.log import BatchBuilder, Log, LogOptions
+from liftbridge.log import BatchBuilder, Log, LogOptions, Throttle
 
 BATCH_BYTES = 256 * 1024
 PREFIX = b"\x2a\x05bench"
@@ -98,6 +99,35 @@ def walk_reverse(log: Log, records: int) -> float:
     return time.perf_counter() - started
 
 
+def compaction_speed(directory: Path, value_size: int, total_bytes: int) -> dict[str, float]:
+    """Compact one log of which half remains; MiB are of batches as they were, and every one of them is dirty.
+
+    Most keys have two records, in random order. What compaction waits for the disk is in the figure.
+    """
+    options = LogOptions(compact=True, segment_max_bytes=64 * MIB)
+    log = Log.open(directory, stream_id=uuid.uuid4(), partition=0, options=options)
+    random = Random(1)
+    keys = max(total_bytes // (value_size + 100) // 2, 1)
+    value = bytes(value_size)
+    while log.size_bytes < total_bytes:
+        builder = BatchBuilder()
+        while builder.size < BATCH_BYTES:
+            key = b"customer-%d" % random.randrange(keys)
+            builder.add_record(key=key, value=value, timestamp=TIMESTAMP, subject=b"bench.subject")
+        log.append(builder)
+    log.sync()
+    before = log.size_bytes
+    started = time.perf_counter()
+    did = log.compact(TIMESTAMP, log.next_offset, Throttle())
+    seconds = time.perf_counter() - started
+    log.close()
+    return {
+        "compact_mib_s": did.clean_offset / log.next_offset * before / seconds / MIB,
+        "compact_records_s": did.clean_offset / seconds,
+        "compact_kept": log.size_bytes / before,
+    }
+
+
 def checksum_speed() -> float:
     """GiB/s of CRC-32C over data in the cache."""
     data = bytes(BATCH_BYTES)
@@ -121,7 +151,10 @@ def main() -> None:
     }
     for value_size in (128, 1024):
         with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
-            results[f"{value_size}_bytes"] = measure(Path(directory), value_size, arguments.megabytes * MIB)
+            measured = measure(Path(directory), value_size, arguments.megabytes * MIB)
+        with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
+            measured |= compaction_speed(Path(directory), value_size, arguments.megabytes * MIB)
+        results[f"{value_size}_bytes"] = measured
     print(json.dumps(results, indent=2, default=float))
 
 
