@@ -64,10 +64,16 @@ typedef struct {
     uint64_t secret[2];
 } key_map;
 
+/* Where the search for a key begins. */
+static inline size_t key_home(const key_map *map, uint64_t secret_hash)
+{
+    return (size_t)((secret_hash >> 32) * map->capacity >> 32);
+}
+
 /* The slot of a key, or the free one where it would go. */
 static inline key_slot *key_find(const key_map *map, uint64_t secret_hash, uint64_t stored_hash)
 {
-    size_t at = (size_t)((secret_hash >> 32) * map->capacity >> 32);
+    size_t at = key_home(map, secret_hash);
     for (;; at = at + 1 == map->capacity ? 0 : at + 1) {
         key_slot *slot = &map->slots[at];
         if (slot->behind == 0 || (slot->secret_hash == secret_hash && slot->stored_hash == stored_hash))
@@ -78,15 +84,15 @@ static inline key_slot *key_find(const key_map *map, uint64_t secret_hash, uint6
 /* ---- a record as compaction sees it ---- */
 
 typedef struct {
-    const uint8_t *start;
+    const uint8_t *start, *end;
     int64_t offset, timestamp, expiry;
-    const uint8_t *key; /* NULL for none */
-    uint32_t key_len;
-    uint64_t stored_hash;
+    uint64_t secret_hash, stored_hash; /* of the key */
     uint16_t flags;
+    uint8_t keyed; /* has a key that is not empty: an empty one counts as none */
 } compact_record;
 
-#define RECORD_MALFORMED "a record in it is malformed"
+/* The map is far larger than a cache, so records are taken in groups whose slots are fetched side by side. */
+#define GROUP 32
 
 /* Where the key's bytes are: behind timestamp, subject and reply subject; NULL when they are not there. */
 static inline const uint8_t *record_key(const record_ref *ref, const uint8_t *stop, uint32_t length)
@@ -104,8 +110,9 @@ static inline const uint8_t *record_key(const record_ref *ref, const uint8_t *st
 }
 
 /* Checks the record at p. Returns the byte after it, or NULL when it is malformed. */
-static inline const uint8_t *compact_record_check(const uint8_t *p, const uint8_t *end, const batch_info *info,
-                                                  int64_t *last_delta, compact_record *record)
+static inline const uint8_t *compact_record_check(const key_map *map, const uint8_t *p, const uint8_t *end,
+                                                  const batch_info *info, int64_t *last_delta,
+                                                  compact_record *record)
 {
     record_ref ref;
     uint32_t delta;
@@ -114,20 +121,58 @@ static inline const uint8_t *compact_record_check(const uint8_t *p, const uint8_
         return NULL;
     *last_delta = delta;
     record->start = p;
+    record->end = stop;
     record->offset = info->base_offset + delta;
     record->expiry = ref.expiry;
     record->flags = load_u16(p + 8);
-    record->key = NULL;
+    record->keyed = 0;
     if (record->flags & RECORD_HAS_KEY) {
-        record->key_len = load_u32(p + RECORD_HEADER + 8);
-        const uint8_t *key = record_key(&ref, stop, record->key_len);
+        uint32_t key_len = load_u32(p + RECORD_HEADER + 8);
+        const uint8_t *key = record_key(&ref, stop, key_len);
         if (key == NULL)
             return NULL;
-        record->stored_hash = load_u64(p + RECORD_HEADER);
-        if (record->key_len) /* an empty key counts as none */
-            record->key = key;
+        if (key_len) {
+            record->keyed = 1;
+            record->stored_hash = load_u64(p + RECORD_HEADER);
+            record->secret_hash = siphash13(map->secret, key, key_len);
+            __builtin_prefetch(&map->slots[key_home(map, record->secret_hash)], 1);
+        }
     }
     return stop;
+}
+
+typedef struct {
+    const uint8_t *next, *end; /* where the next record begins, where the records end */
+    int64_t last_delta;
+    uint32_t left; /* records behind this group */
+    int count;
+    compact_record records[GROUP];
+} record_group;
+
+static inline void group_begin(record_group *group, const uint8_t *records, const batch_info *info)
+{
+    group->next = records;
+    group->end = records + info->raw_length;
+    group->last_delta = -1;
+    group->left = info->count;
+    group->count = 0;
+}
+
+/* Reads the next records of the batch; group->count is 0 behind the last. Returns NULL, or what is wrong with them. */
+static const char *group_read(record_group *group, const key_map *map, const batch_info *info)
+{
+    group->count = 0;
+    if (group->left == 0)
+        return group->next == group->end ? NULL : "bytes are left over after its records";
+    while (group->left && group->count < GROUP) {
+        group->next = compact_record_check(map, group->next, group->end, info, &group->last_delta,
+                                           &group->records[group->count]);
+        if (group->next == NULL)
+            return "a record in it is malformed";
+        group->count++;
+        group->left--;
+    }
+    return NULL;
 }
 
 /*
@@ -138,34 +183,32 @@ static inline const uint8_t *compact_record_check(const uint8_t *p, const uint8_
 static const char *keys_note(key_map *map, const uint8_t *records, const batch_info *info, int64_t first,
                              int64_t limit, int64_t *stop)
 {
-    const uint8_t *p = records, *end = records + info->raw_length;
-    int64_t last_delta = -1;
-    compact_record record;
+    const char *reason;
+    record_group group;
 
-    for (uint32_t i = 0; i < info->count; i++) {
-        p = compact_record_check(p, end, info, &last_delta, &record);
-        if (p == NULL)
-            return RECORD_MALFORMED;
-        if (record.offset >= limit) {
-            *stop = limit;
-            return NULL;
-        }
-        if (record.offset < first || record.key == NULL)
-            continue;
-        uint64_t secret_hash = siphash13(map->secret, record.key, record.key_len);
-        key_slot *slot = key_find(map, secret_hash, record.stored_hash);
-        if (slot->behind == 0) {
-            if (map->used == map->room) {
-                *stop = record.offset;
+    group_begin(&group, records, info);
+    while ((reason = group_read(&group, map, info)) == NULL && group.count)
+        for (int i = 0; i < group.count; i++) {
+            const compact_record *record = &group.records[i];
+            if (record->offset >= limit) {
+                *stop = limit;
                 return NULL;
             }
-            map->used++;
-            slot->secret_hash = secret_hash;
-            slot->stored_hash = record.stored_hash;
+            if (record->offset < first || !record->keyed)
+                continue;
+            key_slot *slot = key_find(map, record->secret_hash, record->stored_hash);
+            if (slot->behind == 0) {
+                if (map->used == map->room) {
+                    *stop = record->offset;
+                    return NULL;
+                }
+                map->used++;
+                slot->secret_hash = record->secret_hash;
+                slot->stored_hash = record->stored_hash;
+            }
+            slot->behind = record->offset + 1;
         }
-        slot->behind = record.offset + 1;
-    }
-    return NULL;
+    return reason;
 }
 
 /* ---- what survives ---- */
@@ -191,12 +234,25 @@ static inline int record_survives(const key_map *map, const survival *rules, con
         return 1;
     if (record->expiry && record->expiry <= rules->now && record->offset < rules->expired_below)
         return 0;
-    if (record->key == NULL)
+    if (!record->keyed)
         return 1;
     if (!(record->flags & RECORD_HAS_VALUE) && record->offset < rules->tombstones_below)
         return 0;
-    uint64_t secret_hash = siphash13(map->secret, record->key, record->key_len);
-    return key_find(map, secret_hash, record->stored_hash)->behind <= record->offset + 1;
+    return key_find(map, record->secret_hash, record->stored_hash)->behind <= record->offset + 1;
+}
+
+static inline void survivor_count(survivors *kept, const survival *rules, const compact_record *record)
+{
+    if (kept->count++ == 0)
+        kept->first_timestamp = record->timestamp;
+    kept->last_timestamp = record->timestamp;
+    kept->length += (size_t)(record->end - record->start);
+    if (record->flags & RECORD_EXPIRES)
+        kept->attributes |= BATCH_EXPIRY;
+    if ((record->flags & RECORD_HAS_KEY) && !(record->flags & RECORD_HAS_VALUE)) {
+        kept->attributes |= BATCH_TOMBSTONES;
+        kept->tombstones += record->keyed && record->offset >= rules->counted_from && record->offset < rules->limit;
+    }
 }
 
 static inline uint8_t *run_copy(uint8_t *out, const uint8_t *run, const uint8_t *end)
@@ -214,36 +270,25 @@ static inline uint8_t *run_copy(uint8_t *out, const uint8_t *run, const uint8_t 
 static const char *survivors_copy(const key_map *map, const survival *rules, const uint8_t *records,
                                   const batch_info *info, uint8_t *out, survivors *kept)
 {
-    const uint8_t *p = records, *end = records + info->raw_length, *run = records;
-    int64_t last_delta = -1;
-    compact_record record;
+    const uint8_t *run = records; /* what survives and is not copied yet begins here */
+    const char *reason;
+    record_group group;
 
     memset(kept, 0, sizeof *kept);
-    for (uint32_t i = 0; i < info->count; i++) {
-        p = compact_record_check(p, end, info, &last_delta, &record);
-        if (p == NULL)
-            return RECORD_MALFORMED;
-        if (!record_survives(map, rules, &record)) {
-            out = run_copy(out, run, record.start);
-            run = p;
-            continue;
+    group_begin(&group, records, info);
+    while ((reason = group_read(&group, map, info)) == NULL && group.count)
+        for (int i = 0; i < group.count; i++) {
+            const compact_record *record = &group.records[i];
+            if (record_survives(map, rules, record)) {
+                survivor_count(kept, rules, record);
+                continue;
+            }
+            out = run_copy(out, run, record->start);
+            run = record->end;
         }
-        if (kept->count++ == 0)
-            kept->first_timestamp = record.timestamp;
-        kept->last_timestamp = record.timestamp;
-        kept->length += (size_t)(p - record.start);
-        if (record.flags & RECORD_EXPIRES)
-            kept->attributes |= BATCH_EXPIRY;
-        if ((record.flags & RECORD_HAS_KEY) && !(record.flags & RECORD_HAS_VALUE)) {
-            kept->attributes |= BATCH_TOMBSTONES;
-            kept->tombstones += record.key != NULL && record.offset >= rules->counted_from &&
-                                record.offset < rules->limit;
-        }
-    }
-    if (p != end)
-        return "bytes are left over after its records";
-    run_copy(out, run, p);
-    return NULL;
+    if (reason == NULL)
+        run_copy(out, run, group.end);
+    return reason;
 }
 
 /*
