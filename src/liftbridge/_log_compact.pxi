@@ -132,7 +132,7 @@ cdef class CompactionOutput:
         self.fd = fd
         self.path = path
         self.codec = codec
-        self.sealing = codec is not None
+        self.sealing = codec is not None and codec.seals
         self.written = FIRST_POSITION
 
     def __dealloc__(self):
