@@ -33,6 +33,7 @@ IN_SDIST = (
     "proto/api.proto",
     "proto/generate.py",
     "tests/conftest.py",
+    "tests/log/disk/shim.c",
     "LICENSE",
 )
 IN_WHEEL = (
@@ -71,7 +72,9 @@ def check_contents(sdist: Path, wheel: Path) -> None:
     with tarfile.open(sdist) as archive:
         in_sdist = {name.partition("/")[2] for name in archive.getnames()}
     missing = [name for name in IN_SDIST if name not in in_sdist]
-    generated = sorted(name for name in in_sdist if name.endswith((".c", ".so")))
+    generated = sorted(
+        name for name in in_sdist if name.endswith(".so") or (name.startswith("src/") and name.endswith(".c"))
+    )
     if missing or generated:
         raise SystemExit(f"{sdist.name}: missing {missing}, not to be there {generated}; see MANIFEST.in")
     with zipfile.ZipFile(wheel) as archive:
