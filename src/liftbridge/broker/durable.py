@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from liftbridge.log.files import TEMPORARY_SUFFIX as TEMPORARY
@@ -55,6 +56,10 @@ def make_directory(directory: Path) -> None:
     while not ancestor.exists():
         missing.append(ancestor)
         ancestor = ancestor.parent
+    # Each is synced before the next is made; of those that exist a killed process may have left the last
+    # without. What lies above it may not be ours to read, but then it was not we who made it.
+    with suppress(PermissionError):
+        sync_directory(ancestor.parent)
     for path in reversed(missing):
         path.mkdir(mode=0o700, exist_ok=True)
         sync_directory(path.parent)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 SEGMENT_SUFFIX = ".log"
@@ -56,6 +57,10 @@ def make_directory(directory: Path) -> None:
     while not directory.is_dir():
         missing.append(directory)
         directory = directory.parent
+    # Each is synced before the next is made; of those that exist a killed process may have left the last
+    # without. What lies above it may not be ours to read, but then it was not we who made it.
+    with suppress(PermissionError):
+        sync_directory(directory.parent)
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
         sync_directory(path.parent)
