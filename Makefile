@@ -10,13 +10,14 @@ PROTO := $(WITH_PATH) $(BIN)/python proto/generate.py
 PYX := $(wildcard src/liftbridge/*.pyx src/liftbridge/*/*.pyx)
 SOURCES := $(PYX) $(wildcard src/liftbridge/*.pxd src/liftbridge/*.pxi src/liftbridge/*.h) setup.py pyproject.toml
 
-.PHONY: help run build dev test check proto bench wheel clean
+.PHONY: help run build dev test torture check proto bench wheel clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make build   make .venv with liftbridge in it"
 	@echo "make run     build, and start a server with an embedded NATS server (liftbridge dev)"
 	@echo "make test    run the tests"
+	@echo "make torture kills, disk errors and losses of power under the log, for long (CONTRIBUTING.md)"
 	@echo "make check   format, lint, types, layers, generated code"
 	@echo "make proto   write src/liftbridge/proto from proto/*.proto"
 	@echo "make bench   measure this machine (benchmarks/README.md)"
@@ -49,6 +50,12 @@ $(VENV)/.check: $(VENV)/.built
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# Each round has a seed of its own making; a seed in the environment repeats what it did.
+torture: export LIFTBRIDGE_TORTURE_ROUNDS ?= 50
+torture: $(VENV)/.test
+	$(BIN)/python -m pytest -v -rP tests/log/test_log_disk.py tests/log/test_log_power_loss.py \
+	  tests/log/test_log_kill_everywhere.py tests/log/test_log_errors_everywhere.py tests/log/test_log_kill9.py
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .
