@@ -105,6 +105,8 @@ cdef extern from "_segment.h" nogil:
         bint all_coded
         body_opener opener
         void* context
+        int64_t expected
+        int sparse
 
     int allocate_to(int fd, uint64_t start, uint64_t length)
     int write_all(int fd, const uint8_t* data, size_t length, uint64_t position)
@@ -112,6 +114,7 @@ cdef extern from "_segment.h" nogil:
     const uint8_t* window_at(window* w, uint64_t position, size_t needed)
     const uint8_t* window_bad(window* w, uint64_t position, const char* reason)
     const uint8_t* window_batch(window* w, uint64_t position, batch_info* info)
+    int window_follows(window* w, uint64_t position, const batch_info* info)
     const uint8_t* window_records(window* w, const uint8_t* batch, const batch_info* info)
     int collect_forward(
         window* w, uint64_t position, int64_t first, int64_t limit, size_t prefix_len, size_t soft,
@@ -828,6 +831,13 @@ cdef class Segment:
         w.all_coded = self.encrypted
         w.opener = open_body
         w.context = <void*> bodies
+        w.expected = -1
+        w.sparse = self.end_offset >= 0
+
+    cdef uint64_t _begin_at(self, window* w, size_t entry) noexcept nogil:
+        """Where the stretch of an index entry begins; a walk from there knows which batch it comes to."""
+        w.expected = self.base_offset + <int64_t>self.index[entry].relative
+        return self.index[entry].position
 
     cdef size_t _entry_at(self, int64_t offset) noexcept:
         """The last index entry not above `offset`, which is one of the segment's."""
@@ -903,9 +913,9 @@ cdef class Segment:
         if self.index_count == 0:
             return b"", limit
         next_offset = offset
-        position = self.index[self._entry_at(offset)].position
         bodies = _Bodies(self.codec)
         self._open_window(&w, self.end, soft, nowait, bodies)
+        position = self._begin_at(&w, self._entry_at(offset))
         w.now = now
         memset(&found, 0, sizeof(found))
         try:
@@ -959,7 +969,7 @@ cdef class Segment:
         memset(&found, 0, sizeof(found))
         try:
             while True:
-                position = self.index[first].position
+                position = self._begin_at(&w, first)
                 with nogil:
                     rc = collect_reverse(
                         &w, position, stop, floor, offset, prefix_len, soft * HARD_LIMIT_FACTOR,
@@ -1010,17 +1020,16 @@ cdef class Segment:
                 low = middle
             else:
                 high = middle
-        position = self.index[low].position
-        stop = self.end
         bodies = _Bodies(self.codec)
-        self._open_window(&w, stop, INDEX_INTERVAL, False, bodies)
+        self._open_window(&w, self.end, INDEX_INTERVAL, False, bodies)
         try:
             while True:
+                position = self._begin_at(&w, low)
                 stop = self._stop_of(low)
                 with nogil:
                     while position < stop and found == -1:
                         batch = window_batch(&w, position, &info)
-                        if batch == NULL:
+                        if batch == NULL or not window_follows(&w, position, &info):
                             break
                         if info.count and info.max_timestamp >= timestamp:
                             records = window_records(&w, batch, &info)
@@ -1038,7 +1047,6 @@ cdef class Segment:
                 low += 1
                 if found != -1 or low == self.index_count:
                     return found
-                position = self.index[low].position
         finally:
             free(w.data)
 
@@ -1092,11 +1100,11 @@ cdef class Segment:
         entry = self._entry_at(offset - 1)
         while entry > 0 and self.index[entry - 1].relative == self.index[entry].relative:
             entry -= 1
-        position = self.index[entry - 1 if entry else 0].position
         self._open_window(&w, self.end, INDEX_INTERVAL, False, None)
+        position = self._begin_at(&w, entry - 1 if entry else 0)
         try:
             while position < self.end:
-                if window_batch(&w, position, &info) == NULL:
+                if window_batch(&w, position, &info) == NULL or not window_follows(&w, position, &info):
                     _raise_for(&w, self.path)
                 if info.base_offset != begin:
                     begin = info.base_offset

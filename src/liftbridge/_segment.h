@@ -47,6 +47,8 @@ typedef struct window {
     int all_coded;      /* a batch that is not coded does not belong here: the opener tells why */
     body_opener opener;
     void *context;      /* the opener's */
+    int64_t expected;   /* base offset of the batch that a read comes to next; -1 where it is not known */
+    int sparse;         /* batches may be missing: the next one may also lie beyond `expected` */
 } window;
 
 /* Writes everything or returns the errno. */
@@ -208,12 +210,26 @@ static int64_t window_now(window *w, const batch_info *info)
     return w->now;
 }
 
+/*
+ * Whether a checked batch is the one that belongs here; false with w->reason set. Where an index is believed no scan
+ * has seen the batches, and a good one in the place of another must be served neither twice nor out of order.
+ */
+static int window_follows(window *w, uint64_t position, const batch_info *info)
+{
+    if (info->base_offset < w->expected || (info->base_offset > w->expected && w->expected >= 0 && !w->sparse)) {
+        window_bad(w, position, "its base offset is not the next one");
+        return 0;
+    }
+    w->expected = batch_next(info);
+    return 1;
+}
+
 /* Adds the wanted records of the batch at `position` to the list; false with w->error or w->reason set. */
 static int window_collect(window *w, uint64_t position, int64_t first, int64_t limit, batch_info *info,
                           record_list *list)
 {
     const uint8_t *batch = window_batch(w, position, info);
-    if (batch == NULL)
+    if (batch == NULL || !window_follows(w, position, info))
         return 0;
     if (batch_next(info) <= first)
         return 1;

@@ -205,6 +205,25 @@ def test_a_batch_that_is_well_formed_but_not_the_next(tmp_path):
     log.close()
 
 
+@pytest.mark.parametrize(("change", "lost"), [("swapped", {3, 4, 5}), ("doubled", {6, 7, 8})])
+def test_batches_in_the_place_of_others_where_the_index_is_believed(tmp_path, change, lost):
+    """The file has its size and every batch its checksum; no scan looks, so the read must."""
+    _, *positions = build(tmp_path, batches=4, close=True)
+    path = segments(tmp_path)[0]
+    content = path.read_bytes()
+    first, second = content[positions[0] : positions[1]], content[positions[1] : positions[2]]
+    assert len(first) == len(second)
+    replaced = second + first if change == "swapped" else first + first
+    path.write_bytes(content[: positions[0]] + replaced + content[positions[2] :])
+    log = open_log(tmp_path)
+    assert log.scanned_bytes == 0, "there is nothing to test when it was scanned"
+    assert log.offset_at_or_after(1000 * min(lost)) == max(lost) + 1
+    assert check_past_damage(log, 12) == lost
+    with pytest.raises(CorruptBatchError, match="base offset"):
+        log.truncate(max(lost))
+    log.close()
+
+
 def test_a_batch_of_another_history_is_noticed_by_the_chain(tmp_path):
     """Its checksum and offsets are good; what it was written behind is not what is there."""
     positions = build(tmp_path / "a", batches=3)
