@@ -325,6 +325,47 @@ def test_a_missing_segment_is_named(tmp_path):
     log.close()
 
 
+@pytest.mark.parametrize("missing", [1, 2])
+def test_missing_last_segments_are_named(tmp_path, missing):
+    """Their index files tell that they were there; without that the offsets would be given out again."""
+    build(tmp_path, batches=6, close=True, segment_max_bytes=SEGMENT_MAX)
+    lost = segments(tmp_path)[-missing:]
+    first_lost = int(lost[0].stem)
+    for path in lost:
+        path.unlink()
+    for _ in range(2):
+        log = open_log(tmp_path, segment_max_bytes=SEGMENT_MAX)
+        (damage,) = log.damage
+        assert (damage.first_offset, damage.next_offset) == (first_lost, 18)
+        assert "missing" in damage.reason
+        assert check_past_damage(log, 18) == set(range(first_lost, 18))
+        assert log.next_offset == 18, "an offset that was given once is not given again"
+        log.close()
+
+
+def test_offsets_of_a_log_that_has_lost_all_its_segments_are_not_given_again(tmp_path):
+    build(tmp_path, batches=6, close=True, segment_max_bytes=SEGMENT_MAX)
+    for path in segments(tmp_path):
+        path.unlink()
+    log = open_log(tmp_path)
+    (damage,) = log.damage
+    assert (damage.first_offset, damage.next_offset) == (0, 18)
+    assert (log.start_offset, log.next_offset) == (18, 18)
+    log.close()
+
+
+@pytest.mark.parametrize("size", [0, 100, 4095])
+def test_a_last_segment_cut_below_its_header_after_a_clean_stop(tmp_path, size):
+    """It looks like a file that was being made, but the index tells what was in it."""
+    build(tmp_path, batches=6, close=True, segment_max_bytes=SEGMENT_MAX)
+    path = segments(tmp_path)[-1]
+    os.truncate(path, size)
+    log = open_log(tmp_path, segment_max_bytes=SEGMENT_MAX)
+    assert check_past_damage(log, 18) == set(range(int(path.stem), 18))
+    assert log.next_offset == 18
+    log.close()
+
+
 def test_a_segment_shorter_than_what_was_synced(tmp_path):
     build(tmp_path, close=True)
     path = segments(tmp_path)[0]

@@ -35,6 +35,7 @@ from liftbridge._log import SEGMENT_HEADER_BYTES, CorruptBatchError, Segment, fi
 from liftbridge.log.errors import ForeignLogError, LogDamagedError
 from liftbridge.log.files import (
     INDEX_SUFFIX,
+    SEGMENT_SUFFIX,
     TEMPORARY_SUFFIX,
     index_path,
     make_directory,
@@ -48,6 +49,7 @@ from liftbridge.log.index import Summary, load_index, read_summary, write_index
 from liftbridge.log.segments import Before, Codecs, SealedSegment, is_zero, open_segment, scan_through
 from liftbridge.log.swap import finish_swaps
 
+MISSING = "the file behind it is missing, and its index tells what was in it"
 _SEGMENT_NAME = re.compile(r"[0-9]{20}\.log")
 
 
@@ -141,13 +143,15 @@ class _Recovery:
         self.scanned_bytes = 0
         self.truncated_bytes = 0
         self.damage: list[Damage] = []
+        self.witnesses: list[Path] = []  # index files of segments that are missing at the end
+        self.synced_offset = 0  # what they remember
 
     def run(self) -> Recovered:
         make_directory(self.directory)
         finish_swaps(self.directory)
         paths = self._clean_up()
         # Retention may have removed all files but one; then its name is all that remembers the offset.
-        first = int(paths[0].stem) if paths else 0
+        first = int(paths[0].stem) if paths else self._without_files()
         if paths and self._was_never_begun(paths[-1]):
             self._remove(paths.pop())
         for path, following in pairwise(paths):
@@ -159,6 +163,8 @@ class _Recovery:
         for sealed in self.sealed:
             if sealed.damaged:  # what its index file was a witness of, the next file's name tells as well
                 index_path(sealed.path).unlink(missing_ok=True)
+        for path in self.witnesses:  # the active segment now begins behind what they remember
+            path.unlink()
         return Recovered(active, self.sealed, self.scanned_bytes, self.truncated_bytes, self.damage)
 
     def _clean_up(self) -> list[Path]:
@@ -167,9 +173,33 @@ class _Recovery:
         paths = [self.directory / name for name in names if _SEGMENT_NAME.fullmatch(name)]
         indexes = {index_path(path).name for path in paths}
         for name in names:
-            if name.endswith(TEMPORARY_SUFFIX) or (name.endswith(INDEX_SUFFIX) and name not in indexes):
+            orphan = name.endswith(INDEX_SUFFIX) and name not in indexes
+            if orphan and self._is_witness(self.directory / name, paths):
+                self.witnesses.append(self.directory / name)
+            elif orphan or name.endswith(TEMPORARY_SUFFIX):
                 (self.directory / name).unlink()
         return paths
+
+    def _is_witness(self, index: Path, paths: list[Path]) -> bool:
+        """Whether the index of a missing segment tells of records at the end of the log that are lost.
+
+        In front of the log, retention removes a segment before its index. Behind it nothing does.
+        """
+        path = index.with_suffix(SEGMENT_SUFFIX)
+        if not _SEGMENT_NAME.fullmatch(path.name) or (paths and path < paths[-1]):
+            return False
+        summary = self._summary(path)
+        if summary is None or summary.next_offset == int(path.stem):
+            return False
+        self.synced_offset = max(self.synced_offset, summary.next_offset)
+        return True
+
+    def _without_files(self) -> int:
+        """The offset to begin with when there is no segment file; what index files remember is lost."""
+        if self.witnesses:
+            path = self.witnesses[0].with_suffix(SEGMENT_SUFFIX)
+            self.damage.append(Damage(path, 0, int(path.stem), self.synced_offset, MISSING))
+        return self.synced_offset
 
     def _remove(self, path: Path) -> None:
         path.unlink()
@@ -296,7 +326,7 @@ class _Recovery:
         reason = segment.scan(size)
         self.scanned_bytes += segment.end - begin
         synced = (summary.end, summary.next_offset) if summary is not None else (0, 0)
-        if not good or segment.end < synced[0] or segment.end_offset >= 0:
+        if not good or segment.end < synced[0] or segment.end_offset >= 0 or self.witnesses:
             self._seal_last(segment, size, reason, synced[1], good)
             return None
         if segment.end < size:
@@ -335,6 +365,8 @@ class _Recovery:
         reason = self._scan_through(segment, size) or reason or "the file is shorter than it was"
         if segment.next_offset < synced_offset:
             segment.lose_until(synced_offset, max(size, segment.end), reason)
+        if segment.next_offset < self.synced_offset:
+            segment.lose_until(self.synced_offset, max(size, segment.end), MISSING)
         if segment.next_offset == segment.base_offset and segment.end == SEGMENT_HEADER_BYTES:
             # No header, no batch, and nobody remembers any: it was being created when the power went.
             self.truncated_bytes += size
