@@ -1,0 +1,274 @@
+"""Reading the directory of a log without touching it: what is in it, and what is wrong with it.
+
+`liftbridge log verify` and `liftbridge log dump` see a log by this: a second reader of the format, which
+shares no code with the server's (`layout.py` says why). It goes over the files in the order of their
+offsets, a batch at a time, and yields what it meets, with a `Finding` for everything that is not as it
+should be. What is damage follows from the order in which the server writes (ARCHITECTURE.md):
+
+- What was not synced may be missing at the end of the last file, and nowhere else: a bad batch there with no
+  good one behind it is a torn tail, which the next start cuts off. A bad batch anywhere else, or one that an
+  index file remembers as synced, is a hole in the log.
+- Space is allocated ahead, so zeros behind the last batch of a file are no finding, unless offsets are
+  missing.
+- An index only saves time. A damaged one is a remark. One that is whole and tells something else than the
+  log is damage, as the server believes it.
+- A file is made before it has a header, so a last file without header and batches is a remark.
+
+Invariants: files are opened read-only; memory holds one batch, one index and a few numbers a segment; any
+bytes whatever end in findings, not in an exception.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from liftbridge.log import layout
+from liftbridge.log.found import Batch, Finding, Index, Item, Segment, Totals
+from liftbridge.log.layout import HEADER_BLOCK, FormatError, UnknownVersionError
+from liftbridge.log.walk import NOTHING, RESTORE, Chain, File, Walk
+
+__all__ = ["LogInspector", "Item", "Segment", "Batch", "Index", "Finding", "is_segment_name"]
+
+_SEGMENT_NAME = re.compile(r"[0-9]{20}\.log")
+_INDEX_NAME = re.compile(r"[0-9]{20}\.index")
+_HALF_MADE = (".tmp", ".cleaned", ".swap")
+
+
+def is_segment_name(name: str) -> bool:
+    """Whether a file of this name is a segment, or the index of one."""
+    return bool(_SEGMENT_NAME.fullmatch(name) or _INDEX_NAME.fullmatch(name))
+
+
+def _ignore(count: int) -> None:
+    """Nobody wants to know how far it is."""
+
+
+class LogInspector:
+    """Reads the log of one partition: `items` yields what is there, the attributes sum it up afterwards.
+
+    Arguments:
+        directory: of the partition.
+        live: a server may be writing, so an unfinished end of the last file is no finding.
+        first_offset: segments that end at or below this offset are passed over.
+        read: called with the number of bytes of every read, to show progress.
+
+    Attributes: `totals`; `start_offset` and `next_offset`, None for unknown; `stream_id` and `partition`,
+    None when neither the path nor a file tells.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        live: bool = False,
+        first_offset: int = 0,
+        read: Callable[[int], None] = _ignore,
+    ) -> None:
+        self.directory = directory
+        self.live = live
+        self.totals = Totals()
+        self.start_offset: int | None = None
+        self.next_offset: int | None = None
+        self.stream_id: uuid.UUID | None = None
+        self.partition: int | None = None
+        self._first_offset = first_offset
+        self._read = read
+        self._chain = Chain()
+        self._take_identity_from_path()
+
+    def _take_identity_from_path(self) -> None:
+        """In a data directory the path says whose log it is."""
+        directory = self.directory.absolute()
+        try:
+            self.stream_id, self.partition = uuid.UUID(directory.parent.name), int(directory.name)
+        except ValueError:
+            self.stream_id = self.partition = None
+
+    # ---- the directory ----
+
+    def items(self) -> Iterator[Item]:
+        """Yield everything in the order of offsets. Raises OSError when the directory cannot be listed."""
+        names = sorted(entry.name for entry in self.directory.iterdir())
+        paths = [self.directory / name for name in names if _SEGMENT_NAME.fullmatch(name)]
+        in_place: list[Segment] = []
+        misplaced: list[Segment] = []
+        for path in paths:
+            yield from self._sort_in(path, in_place, misplaced)
+        if in_place and self._is_half_made(in_place[-1]):
+            yield from self._half_made(in_place.pop())
+        for segment, after in zip(in_place, [*in_place[1:], None], strict=False):
+            if after is None or after.base_offset > self._first_offset:
+                yield from self._segment(segment, after)
+        self.next_offset = self._chain.next_offset
+        for segment in misplaced:
+            yield segment
+            yield self._misplaced(segment)
+        yield from self._other_files(names, {path.stem for path in paths})
+
+    def _sort_in(self, path: Path, in_place: list[Segment], misplaced: list[Segment]) -> Iterator[Item]:
+        """Look whose file it is, before any is walked: one that does not belong here is not the last one."""
+        try:
+            segment = self._look_at(path)
+        except OSError as error:
+            yield from self._unreadable(path, error)
+            return
+        (in_place if self._is_in_place(segment) else misplaced).append(segment)
+
+    def _look_at(self, path: Path) -> Segment:
+        """Read the header block, and find out from the first good one whose log this is."""
+        with File(path, _ignore) as file:
+            try:
+                header = layout.parse_header_block(file.at(0, HEADER_BLOCK))
+            except FormatError as error:
+                unknown = isinstance(error, UnknownVersionError)
+                return Segment(path, int(path.stem), file.size, None, str(error), unknown)
+            if self.stream_id is None:
+                self.stream_id, self.partition = header.stream_id, header.partition
+            return Segment(path, int(path.stem), file.size, header, None)
+
+    def _is_in_place(self, segment: Segment) -> bool:
+        header = segment.header
+        return header is None or (header.stream_id, header.partition, header.base_offset) == (
+            self.stream_id,
+            self.partition,
+            segment.base_offset,
+        )
+
+    def _misplaced(self, segment: Segment) -> Finding:
+        header, base, start = segment.header, segment.base_offset, self.start_offset
+        assert header is not None
+        first = following = None  # what the file of this name should hold, where that is missing at an end
+        if start is None or base < start or base == self.next_offset:
+            first, following = base, start if start is not None and base < start else None
+        if (header.stream_id, header.partition) == (self.stream_id, self.partition):
+            text = f"its header says that it begins at offset {header.base_offset}; this is not its name"
+            advice = "give it its name back if that is free, else move it out of the directory"
+            return Finding("misplaced", True, segment.path, text, advice, 0, HEADER_BLOCK, first, following)
+        text = (
+            f"it belongs to stream {header.stream_id} partition {header.partition}, and the directory to "
+            f"stream {self.stream_id} partition {self.partition}"
+        )
+        advice = "move it out of the directory, or restore the right directory"
+        return Finding("foreign", True, segment.path, text, advice, 0, HEADER_BLOCK, first, following)
+
+    def _unreadable(self, path: Path, error: OSError) -> Iterator[Finding]:
+        if self.live and isinstance(error, FileNotFoundError):
+            return  # the running server has removed it meanwhile
+        advice = "check the permissions of the file and the disk, then verify again"
+        yield Finding("unreadable", True, path, f"it cannot be read: {error.strerror}", advice)
+
+    # ---- a last file that was being made ----
+
+    def _is_half_made(self, last: Segment) -> bool:
+        """Whether the last file is one that a crash left without a header, and so without messages."""
+        if last.header is not None or last.unknown_version:
+            return False
+        index = self._read_index(last).content
+        if index is not None and index.count:
+            return False
+        try:
+            with File(last.path, _ignore) as file:
+                return file.find_batch(0, last.base_offset) is None
+        except OSError:
+            return False
+
+    def _half_made(self, last: Segment) -> Iterator[Item]:
+        yield last
+        self.totals.tail_bytes += last.size
+        if not self.live:
+            text = f"the server was stopped while it made this file, which holds no message ({last.problem})"
+            base = last.base_offset
+            yield Finding("half-made", False, last.path, text, NOTHING, 0, last.size, base, None)
+
+    # ---- one segment ----
+
+    def _segment(self, segment: Segment, after: Segment | None) -> Iterator[Item]:
+        chain = self._chain
+        self.totals.segments += 1
+        yield segment
+        if self.start_offset is None:
+            self.start_offset = segment.base_offset
+        elif chain.next_offset not in (None, segment.base_offset):
+            yield self._gap(segment, chain.next_offset or 0)
+            chain.jump(None)
+        chain.next_offset = segment.base_offset
+        following = after.base_offset if after else None
+        if segment.problem is not None:
+            yield self._bad_header(segment, following)
+        if segment.header is not None and segment.header.sparse:
+            chain.last_crc = None
+        try:
+            if segment.unknown_version:
+                chain.jump(following)
+                return
+            index = self._read_index(segment)
+            with File(segment.path, self._read) as file:
+                yield from Walk(file, segment, following, index, chain, self.totals, self.live).run()
+        except OSError as error:
+            yield from self._unreadable(segment.path, error)
+            chain.jump(None)
+
+    def _gap(self, segment: Segment, expected: int) -> Finding:
+        base = segment.base_offset
+        if base > expected:
+            text = f"the file before ends at offset {expected}; what lies between is missing"
+            advice = "restore the missing file from a copy or another replica"
+            return Finding("missing", True, segment.path, text, advice, None, None, expected, base)
+        text = f"the file before goes on to offset {expected}, beyond where this one begins"
+        advice = "find out which of the two does not belong here, and move it out of the directory"
+        return Finding("overlap", True, segment.path, text, advice, None, None, base, base)
+
+    def _bad_header(self, segment: Segment, following: int | None) -> Finding:
+        base, problem = segment.base_offset, segment.problem or ""
+        if segment.unknown_version:
+            kind, advice = "unknown-version", "read it with the version of this program that wrote it"
+            return Finding(kind, True, segment.path, problem, advice, 0, HEADER_BLOCK, base, following)
+        problem += "; its messages can be read all the same, unless they are encrypted"
+        return Finding("header", True, segment.path, problem, RESTORE, 0, HEADER_BLOCK, base, base)
+
+    # ---- everything else ----
+
+    def _read_index(self, segment: Segment) -> Index:
+        path = segment.path.with_suffix(".index")
+        try:
+            with File(path, _ignore) as file:
+                content = layout.parse_index(file.at(0, layout.INDEX_MAX))
+        except FileNotFoundError:
+            return Index(path, "missing", None)
+        except (FormatError, OSError):
+            return Index(path, "damaged", None)
+        identity = (content.stream_id, content.partition, content.base_offset)
+        if identity != (self.stream_id, self.partition, segment.base_offset):
+            return Index(path, "foreign", None)
+        return Index(path, "damaged" if content.problem else "valid", content)
+
+    def _other_files(self, names: list[str], segments: set[str]) -> Iterator[Finding]:
+        if not segments:
+            text = "there is no segment file; a start of the server would begin an empty log"
+            yield Finding("empty", False, self.directory, text, "nothing, if nothing was ever recorded here")
+        for name in names:
+            path = self.directory / name
+            if _INDEX_NAME.fullmatch(name):
+                if path.stem not in segments and not self.live:
+                    yield self._orphan(path)
+            elif name.endswith(_HALF_MADE):
+                if not self.live:
+                    text = "a temporary file that a stopped server has left behind"
+                    yield Finding("leftover", False, path, text, NOTHING)
+            elif not _SEGMENT_NAME.fullmatch(name):
+                text = "it is no file of a log, and the server does not look at it"
+                yield Finding("unknown", False, path, text, "move it away if nobody needs it here")
+
+    def _orphan(self, path: Path) -> Finding:
+        """Judge an index without a segment; only retention leaves one behind, and in front of the log."""
+        base = int(path.stem)
+        content = self._read_index(Segment(path.with_suffix(".log"), base, 0, None, None)).content
+        if content is None or not content.count or base < (self.next_offset or 0):
+            return Finding("leftover", False, path, "the index of a segment that is gone", NOTHING)
+        following = content.next_offset
+        text = f"it describes a segment with the offsets {base} to {following - 1}, and that file is missing"
+        advice = "restore the .log file from a copy or another replica before the server starts again"
+        return Finding("missing", True, path, text, advice, None, None, base, following)
