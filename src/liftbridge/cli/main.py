@@ -2,6 +2,7 @@
 ends.
 
 Exit status: 0 done, 1 it failed (the reason is on standard error, in one line), 2 the command line is wrong.
+`liftbridge log` has its own (`log_tools.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from liftbridge.broker.app import Addresses, Server, ServerStartError, run_until
 from liftbridge.broker.config import Config, ConfigError, load
 from liftbridge.broker.controller import ControllerStartError
 from liftbridge.broker.identity import DataDirectoryError
-from liftbridge.cli import commands, dev
+from liftbridge.cli import commands, dev, log_tools
 from liftbridge.cli.flags import parse_flags
 from liftbridge.nats.embedded import EmbeddedNatsError
 from liftbridge.obs import logs
@@ -32,6 +33,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "stream": commands.stream,
     "publish": commands.publish,
     "subscribe": commands.subscribe,
+    "log": log_tools.log,
 }
 
 
