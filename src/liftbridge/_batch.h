@@ -18,7 +18,8 @@
  *   56  i64  producer id, -1 for none
  *   64  i32  first sequence, -1 for none
  *   68  i16  producer epoch, -1 for none
- *   70  u16  reserved, zero
+ *   70  u16  how many records in front of this batch were not known to be on disk when it was written; from 32768
+ *            on in steps of 128. A batch that is there so proves what else was
  *   72  u32  CRC of the batch before this one in the log, 0 when there is none or when it may be another one
  *   76  u32  length of the records, before compression and encryption
  *
@@ -192,10 +193,27 @@ static inline void record_write(uint8_t *out, const record_fields *r, size_t siz
 
 typedef struct {
     uint32_t length, crc, last_delta, count, prev_crc, raw_length;
-    uint16_t attributes;
+    uint16_t attributes, unsynced;
     int64_t base_offset, base_timestamp, max_timestamp;
     uint64_t epoch;
 } batch_info;
+
+/* The number at 70, never less than `records`; what is beyond its range is no proof of anything. */
+static inline uint16_t unsynced_encode(int64_t records)
+{
+    if (records < 32768)
+        return (uint16_t)(records < 0 ? 0 : records);
+    int64_t steps = (records - 32768 + 127) / 128;
+    return steps < 32767 ? (uint16_t)(32768 + steps) : 65535;
+}
+
+/* Everything below this offset was on disk when the batch was written. */
+static inline int64_t unsynced_proof(uint16_t number, int64_t base_offset)
+{
+    if (number == 65535)
+        return 0;
+    return base_offset - (number < 32768 ? number : 32768 + (int64_t)(number - 32768) * 128);
+}
 
 /* The offset behind a batch: a control batch takes none. */
 static inline int64_t batch_next(const batch_info *info)
@@ -219,7 +237,7 @@ static void batch_finish(uint8_t *batch, batch_info *info)
     store_u64(batch + 56, (uint64_t)-1);
     store_u32(batch + 64, (uint32_t)-1);
     store_u16(batch + 68, (uint16_t)-1);
-    store_u16(batch + 70, 0);
+    store_u16(batch + 70, info->unsynced);
     store_u32(batch + 72, info->prev_crc);
     store_u32(batch + 76, info->raw_length);
     info->crc = crc32c_any(0, batch + 12, info->length - 12);
@@ -270,6 +288,7 @@ static const char *batch_check(const uint8_t *p, uint32_t length, batch_info *in
     info->epoch = load_u64(p + 32);
     info->base_timestamp = (int64_t)load_u64(p + 40);
     info->max_timestamp = (int64_t)load_u64(p + 48);
+    info->unsynced = load_u16(p + 70);
     info->prev_crc = load_u32(p + 72);
     info->raw_length = load_u32(p + 76);
     if (!batch_shape_agrees(info))

@@ -65,6 +65,7 @@ cdef extern from "_batch.h" nogil:
         uint32_t prev_crc
         uint32_t raw_length
         uint16_t attributes
+        uint16_t unsynced
         int64_t base_offset
         int64_t base_timestamp
         int64_t max_timestamp
@@ -80,6 +81,8 @@ cdef extern from "_batch.h" nogil:
     size_t record_size(const record_fields* record)
     void record_write(uint8_t* out, const record_fields* record, size_t size, uint32_t delta)
     int64_t batch_next(const batch_info* info)
+    uint16_t unsynced_encode(int64_t records)
+    int64_t unsynced_proof(uint16_t number, int64_t base_offset)
     void batch_finish(uint8_t* batch, batch_info* info)
     int64_t batch_first_since(const uint8_t* records, const batch_info* info, int64_t wanted)
     int64_t batch_last_expiry(const uint8_t* records, const batch_info* info)
@@ -436,6 +439,8 @@ cdef class Segment:
     cdef readonly uint16_t attributes     # of all batches together
     cdef readonly bint failed             # a write failed and what it left behind `end` could not be cut off
     cdef readonly list holes              # see `skip`
+    cdef readonly int64_t proven_offset   # of what `scan` has seen: all below it was on disk once
+    cdef public int64_t synced_offset     # of the log; what batches to come tell
     cdef bint seals                       # whether the codec does anything to batches to come
     cdef bint encrypted                   # whether every batch must be encrypted, so that none can be forged
     cdef bint after_hole
@@ -547,6 +552,7 @@ cdef class Segment:
         if self.end + length > UINT32_MAX:
             raise ValueError(f"{self.path}: the segment would be longer than 4 GiB; roll it first")
         info.length = <uint32_t>length
+        info.unsynced = unsynced_encode(info.base_offset - self.synced_offset)
         info.prev_crc = <uint32_t>self.last_crc if self.last_crc >= 0 else 0
         self._reserve()  # what can fail comes before the write
         with nogil:
@@ -695,6 +701,7 @@ cdef class Segment:
             return True
         self._reserve()
         self._note(&info, self.end)
+        self.proven_offset = max(self.proven_offset, unsynced_proof(info.unsynced, info.base_offset))
         return False
 
     def skip(self, uint64_t position, reason):

@@ -156,8 +156,10 @@ def numbers(found: Iterable[api_pb2.Message]) -> list[int]:
     return result
 
 
-def open_log(directory: Path, **options: int) -> Log:
-    return Log.open(directory, stream_id=STREAM, partition=3, options=LogOptions(**options))
+def open_log(directory: Path, *, power_lost: bool = False, **options: int) -> Log:
+    return Log.open(
+        directory, stream_id=STREAM, partition=3, options=LogOptions(**options), power_lost=power_lost
+    )
 
 
 def segments(directory: Path) -> list[Path]:

@@ -92,9 +92,6 @@ def test_a_retention_that_begins_with_the_newest_is_caught(machine, scratch):
         kill_at_every_call(machine, scratch, EVERYTHING, Action.KILL_AFTER, mutant="newest removed first")
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="for a moment no file tells where the log goes on"
-)
 @pytest.mark.parametrize("action", KILLS, ids=lambda action: action.name)
 def test_a_kill_while_everything_is_truncated(machine, scratch, action):
     """A log that has begun at 0 once, and does no more, goes on where it was cut; never at 0 again."""

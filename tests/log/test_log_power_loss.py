@@ -7,7 +7,6 @@ in every order that file systems allow (`disk/powerloss.py`). What is left is op
 import errno
 import random
 import shutil
-from contextlib import contextmanager
 
 import pytest
 from disk.history import History, HoleError, check_directory
@@ -32,46 +31,9 @@ PROFILES = {
     "batches in a segment": (list, ONE_SEGMENT),
     "batches and rolls": (list, OPTIONS),
 }
-# Nothing that was synced is lost in these cases, but recovery finds holes: it knows too little of what was
-# synced to tell from damage a header block, a batch or a segment that never reached the disk, before one that
-# did.
-HOLES = {
-    ("a batch and a roll", Order.PREFIX),
-    ("a batch and a roll", Order.ANY),
-    ("batches in a segment", Order.PREFIX),
-    ("batches in a segment", Order.ANY),
-    ("batches and rolls", Order.ORDERED),
-    ("batches and rolls", Order.PREFIX),
-    ("batches and rolls", Order.ANY),
-}
-
-
-def cases(profiles=tuple(PROFILES)):
-    """Profiles with orders, the ones known to fail marked."""
-    # With other seeds one or the other may pass.
-    holes = pytest.mark.xfail(strict=SEED == 1, raises=HoleError, reason="taken for damage")
-    return [
-        pytest.param(
-            profile,
-            order,
-            id=f"{profile}, {order.value}",
-            marks=holes if (profile, order) in HOLES else (),
-        )
-        for profile in profiles
-        for order in Order
-    ]
-
-
-SOUND = [case for case in cases() if not case.marks]
-
-
-@contextmanager
-def put_off(holes):
-    """A log with a hole fails the test, but only after all others have been checked."""
-    try:
-        yield
-    except HoleError as error:
-        holes.append(error)
+CASES = [
+    pytest.param(profile, order, id=f"{profile}, {order.value}") for profile in PROFILES for order in Order
+]
 
 
 class Run:
@@ -135,30 +97,28 @@ def moments(chance, share):
 
 
 @pytest.mark.timeout(100 * ROUNDS + 20)
-@pytest.mark.parametrize(("profile", "order"), cases())
+@pytest.mark.parametrize(("profile", "order"), CASES)
 def test_a_loss_of_power(machine, scratch, profile, order):
     print_seed()
     arrange, options = PROFILES[profile]
-    cuts, holes = 0, []
+    cuts = 0
     for number in range(ROUNDS):
         name = f"{SEED} {number} {profile}"
         script = arrange(random_script(name, 40))
         run = new_run(machine, scratch / f"run{number}", options)
         for event in run.go(script):
-            with case(f"round {number}, event {event}"), put_off(holes):
+            with case(f"round {number}, event {event}"):
                 run.after_power_loss(f"{name} {event}", order, scratch / "left").check()
             cuts += 1
         shutil.rmtree(run.root)
     assert cuts > 50 * ROUNDS
-    if holes:
-        raise holes[0]
 
 
 AGAIN = [("open", 0), ("append", 3), ("append", 9), ("append", 2), ("open", 0), ("append", 5)]
 
 
 @pytest.mark.timeout(100 * ROUNDS + 20)
-@pytest.mark.parametrize(("profile", "order"), SOUND)
+@pytest.mark.parametrize(("profile", "order"), CASES)
 def test_a_loss_of_power_during_recovery(machine, scratch, profile, order):
     """The power goes, comes back, and goes again while the log is opened and used."""
     print_seed()
@@ -186,7 +146,7 @@ def test_a_loss_of_power_during_recovery(machine, scratch, profile, order):
 
 
 @pytest.mark.timeout(100 * ROUNDS + 20)
-@pytest.mark.parametrize(("profile", "order"), SOUND)
+@pytest.mark.parametrize(("profile", "order"), CASES)
 def test_a_loss_of_power_after_a_kill(machine, scratch, profile, order):
     """What a killed process has left in the page cache is durable before the next one relies on it."""
     print_seed()
@@ -212,7 +172,6 @@ def power_loss_after_kill(machine, scratch, profile, order, runs):
         shutil.rmtree(run.root)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="segments before the cut are taken for synced")
 def test_a_truncation_vouches_for_what_it_leaves(machine, scratch):
     """It returns with all that is left on disk, also what was sealed before and never synced."""
     run = new_run(machine, scratch / "run", OPTIONS)
@@ -223,7 +182,6 @@ def test_a_truncation_vouches_for_what_it_leaves(machine, scratch):
         run.after_power_loss(seed, Order.ORDERED, scratch / "left").check()
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="recovery takes a sync's word for such pages")
 def test_a_restart_after_a_failed_sync(machine, scratch):
     """What a failed sync has dropped is in the page cache still, but clean: no sync writes it any more.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 SEGMENT_SUFFIX = ".log"
 INDEX_SUFFIX = ".index"
 TEMPORARY_SUFFIX = ".tmp"
+DISTRUST_NAME = "sync-failed"
 FILE_MODE = 0o640
 
 
@@ -64,6 +65,37 @@ def make_directory(directory: Path) -> None:
     for path in reversed(missing):
         path.mkdir(exist_ok=True)
         sync_directory(path.parent)
+
+
+def leave_distrust(directory: Path) -> None:
+    """Note that an fsync of a file in the directory has failed, for whoever opens the log next.
+
+    The kernel keeps pages that it could not write in the page cache and calls them clean, so the next fsync,
+    also of another process, reports success for bytes that are not on the medium. The note lives in the page
+    cache as they do, and like them does not have to survive a loss of power.
+    """
+    with suppress(OSError):
+        (directory / DISTRUST_NAME).touch()
+
+
+def write_again(path: Path) -> None:
+    """Replace a file by a copy of itself that is on the medium; raises OSError, and then it is as it was."""
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        target = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+        try:
+            position = 0
+            while piece := os.pread(source, 1 << 20, position):
+                write_all(target, piece, position)
+                position += len(piece)
+            sync_data(target)
+        finally:
+            os.close(target)
+        temporary.replace(path)
+    finally:
+        os.close(source)
+    sync_directory(path.parent)
 
 
 def write_all(fd: int, data: bytes, position: int) -> None:

@@ -49,7 +49,14 @@ from liftbridge.log.compaction import Compacted, Compaction
 from liftbridge.log.compaction_state import truncate_state
 from liftbridge.log.epochs import epochs_of
 from liftbridge.log.errors import LogClosedError, LogFailedError
-from liftbridge.log.files import index_path, replace_file, segment_path, sync_data, sync_directory
+from liftbridge.log.files import (
+    index_path,
+    leave_distrust,
+    replace_file,
+    segment_path,
+    sync_data,
+    sync_directory,
+)
 from liftbridge.log.header import KEY_SLOTS, SegmentHeader
 from liftbridge.log.index import encode_index, write_index
 from liftbridge.log.keys import Keyring
@@ -136,6 +143,7 @@ class Log:
         # One of retain, compact and truncate at a time; taken before the others.
         self._maintenance_lock = threading.Lock()
         found.active.preallocating(options.preallocate_bytes)
+        found.active.synced_offset = self._synced_offset
 
     @classmethod
     def open(
@@ -147,16 +155,19 @@ class Log:
         options: LogOptions,
         keyring: Keyring | None = None,
         codecs: Codecs | None = None,
+        power_lost: bool = False,
     ) -> Log:
         """Open the log in `directory`, creating it when it is missing; blocking.
 
         `keyring` has the master keys of what is encrypted; `codecs` encode and decode segments instead of
-        what the options ask for. Everything found is on disk when this returns; what is damaged is in
-        `damage`. Raises LogDamagedError, ForeignLogError, MissingKeyError, LogError or OSError.
+        what the options ask for. `power_lost` says that the machine may have stopped since the log was
+        open last, so that what no sync had covered may be lost in part. Everything found is on disk when
+        this returns; what is damaged is in `damage`. Raises LogDamagedError, ForeignLogError,
+        MissingKeyError, LogError or OSError.
         """
         if codecs is None:
             codecs = SegmentCodecs(stream_id, partition, options, keyring)
-        found = recover(directory, stream_id, partition, codecs)
+        found = recover(directory, stream_id, partition, codecs, power_lost=power_lost)
         if options.encryption:
             begin_encryption(found, stream_id, partition, codecs)
         return cls(directory, stream_id, partition, options, codecs, found)
@@ -287,6 +298,7 @@ class Log:
             Before.of(active),
         )
         fresh.preallocating(self.options.preallocate_bytes)
+        fresh.synced_offset = self._synced_offset
         self._checkpoint = fresh.end
         sealed = SealedSegment.of(active, self._codecs)
         self._unsynced_seals.append((sealed, active))
@@ -320,7 +332,7 @@ class Log:
             self._sync_files(seals, active)
             with self._lock:
                 del self._unsynced_seals[: len(seals)]
-                self._synced_offset = target
+                self._synced_offset = self._view.active.synced_offset = target
                 self._synced_bytes = written
             for _, segment in seals:
                 with suppress(OSError):  # an index saves time at the next start, nothing else
@@ -340,6 +352,7 @@ class Log:
             sync_data(active.fileno())
         except OSError as error:
             self.failed = error
+            leave_distrust(self.directory)
             self._check_usable()
 
     def close(self) -> None:
@@ -603,11 +616,10 @@ class Log:
                     self._expiries.pop(victim, None)
                     victim.path.unlink(missing_ok=True)
                     index_path(victim.path).unlink(missing_ok=True)
+                    sync_directory(self.directory)  # one by one, so that no file system leaves a gap
                     removed += 1
             finally:
-                if removed:
-                    del self._condemned[:removed]
-                    sync_directory(self.directory)
+                del self._condemned[:removed]
 
     # ---- truncation ----
 
@@ -645,27 +657,26 @@ class Log:
         truncate_state(self.directory, (view.holder(offset) or view.active).base_offset)
         index_path(view.active.path).unlink(missing_ok=True)
         files = [*sealed, SealedSegment.of(view.active, self._codecs)]
-        start = offset
-        while files:
-            last = files[-1]
-            if last.base_offset >= start and len(files) > 1:
-                self._drop(files.pop())
-                continue
-            holder = view.active if last.base_offset == view.active.base_offset else last.open()
-            position, start = holder.boundary(start)
-            if start > last.base_offset:
-                files[-1] = self._cut(last, position, start)
-                break
-            self._drop(files.pop())
-        fresh = create_segment(
-            segment_path(self.directory, start),
-            SegmentHeader(self._stream_id, self._partition, start, time.time_ns()),
-            self._codecs,
-            files[-1].behind if files else Before(),
-        )
-        sync_data(fresh.fileno())
-        sync_directory(self.directory)
+        count, position, start = self._find_cut(files, view.active, offset)
+        for each, segment in self._unsynced_seals:
+            if each in files[:count]:
+                segment.trim()
+                sync_data(segment.fileno())
+        # The newest first, so that a crash leaves no gap; and one whose place the new segment takes is
+        # replaced, so that there is always a file whose name tells where the log goes on.
+        for each in reversed(files[count:]):
+            self._drop(each, keep_file=each.base_offset == start)
+        files = files[:count]
+        path = segment_path(self.directory, start)
+        header = SegmentHeader(self._stream_id, self._partition, start, time.time_ns())
+        _, key_slots = self._codecs.fresh()
+        replace_file(path, header.encode(key_slots))
+        # It is there before the last file is cut, so recovery can tell a cut that was not finished from damage.
+        if files:
+            files[-1] = self._cut(files[-1], position, start)
+        fresh, _ = open_segment(path, os.O_RDWR, self._codecs, files[-1].behind if files else Before())
         fresh.preallocating(self.options.preallocate_bytes)
+        fresh.synced_offset = start
         self._checkpoint = fresh.end
         self._view = _View(tuple(files), fresh)
         self._sealed_bytes = sum(each.size for each in files)
@@ -673,11 +684,26 @@ class Log:
         self._synced_offset = start
         self._synced_bytes = self._written_bytes
 
-    def _drop(self, sealed: SealedSegment) -> None:
+    def _find_cut(self, files: list[SealedSegment], active: Segment, offset: int) -> tuple[int, int, int]:
+        """How many of the files stay, the position to cut the last of them at, and the new `next_offset`."""
+        start = offset
+        for count in range(len(files), 0, -1):
+            last = files[count - 1]
+            if last.base_offset >= start and count > 1:
+                continue
+            holder = active if last.base_offset == active.base_offset else last.open()
+            position, start = holder.boundary(start)
+            if start > last.base_offset:
+                return count, position, start
+        return 0, 0, start
+
+    def _drop(self, sealed: SealedSegment, *, keep_file: bool) -> None:
         open_segments.forget(sealed)
         index_path(sealed.path).unlink(missing_ok=True)
-        sealed.path.unlink()
-        sync_directory(self.directory)  # the newest first, so that a crash leaves no gap
+        sync_directory(self.directory)  # an index without its file is a witness of a loss
+        if not keep_file:
+            sealed.path.unlink()
+            sync_directory(self.directory)
 
     def _cut(self, sealed: SealedSegment, position: int, following: int) -> SealedSegment:
         """Cut a segment off at a byte that is the offset `following`."""

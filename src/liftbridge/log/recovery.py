@@ -6,10 +6,17 @@ end. Every scanned byte is synced before it is trusted: it may still be in the p
 that was killed, and what is served or acked from here on must not vanish with the power.
 
 A bad batch in the last segment with no valid batch anywhere behind it is a torn tail: a write that never
-finished. It is cut off, durably, before its offsets can be used again. Anything else that is wrong is
-damage: something that was written once is missing or altered. Damage costs what is damaged and nothing
-more: the offsets that are lost become a hole, everything before and behind it is served, and nothing is
-removed. A damaged segment is written no more: the log goes on in a new one.
+finished. It is cut off, durably, before its offsets can be used again.
+
+A loss of power may leave more. Of what no sync had covered any part may have reached the disk, so good
+batches may lie behind bad ones. Every batch tells how far the log was synced when it was written: what is
+bad below the furthest of these was on disk once, what is bad above it was not known to be, and there the
+log ends. It is cut off with all that follows it. While the machine runs nothing of the kind happens, as
+the page cache outlives the process; the caller knows which of the two it was.
+
+Anything else that is wrong is damage: something that was written once is missing or altered. Damage costs
+what is damaged and nothing more: the offsets that are lost become a hole, everything before and behind it
+is served, and nothing is removed. A damaged segment is written no more: the log goes on in a new one.
 
 Invariants:
 
@@ -34,6 +41,7 @@ from pathlib import Path
 from liftbridge._log import SEGMENT_HEADER_BYTES, CorruptBatchError, Segment, find_batch
 from liftbridge.log.errors import ForeignLogError, LogDamagedError
 from liftbridge.log.files import (
+    DISTRUST_NAME,
     INDEX_SUFFIX,
     SEGMENT_SUFFIX,
     TEMPORARY_SUFFIX,
@@ -43,6 +51,7 @@ from liftbridge.log.files import (
     segment_path,
     sync_data,
     sync_directory,
+    write_again,
 )
 from liftbridge.log.header import SegmentHeader
 from liftbridge.log.index import Summary, load_index, read_summary, write_index
@@ -91,17 +100,31 @@ class Recovered:
 
 
 def recover(
-    directory: Path, stream_id: uuid.UUID, partition: int, codecs: Codecs, *, deep: bool = False
+    directory: Path,
+    stream_id: uuid.UUID,
+    partition: int,
+    codecs: Codecs,
+    *,
+    power_lost: bool = False,
+    deep: bool = False,
 ) -> Recovered:
     """Bring the log in `directory` into a state to go on from; blocking.
 
-    With `deep`, no index file stands in for a scan: all damage is found, and everything is read.
+    `power_lost` says that what no sync had covered may have been lost with the page cache since the log was
+    open last. With `deep`, no index file stands in for a scan: all damage is found, and everything is read.
 
     The directory is created when it is missing, and a first segment when there is none. Raises
     ForeignLogError when the files are another stream's, LogDamagedError when two of them claim the same
     offsets or one has a format of a newer version, LogError when a key is missing, OSError.
     """
-    return _Recovery(directory, stream_id, partition, codecs, deep).run()
+    cut = 0
+    while True:
+        recovery = _Recovery(directory, stream_id, partition, codecs, deep)
+        recovery.truncated_bytes = cut
+        found = recovery.run(power_lost=power_lost)
+        if found is not None:
+            return found
+        cut = recovery.truncated_bytes
 
 
 def begin_encryption(found: Recovered, stream_id: uuid.UUID, partition: int, codecs: Codecs) -> None:
@@ -145,9 +168,12 @@ class _Recovery:
         self.damage: list[Damage] = []
         self.witnesses: list[Path] = []  # index files of segments that are missing at the end
         self.synced_offset = 0  # what they remember
+        self.proven_offset = 0  # all below it was on disk once
 
-    def run(self) -> Recovered:
+    def run(self, *, power_lost: bool) -> Recovered | None:
+        """What was found; None when something was cut off, and everything is to be looked at again."""
         make_directory(self.directory)
+        self._dispel_distrust()
         finish_swaps(self.directory)
         paths = self._clean_up()
         # Retention may have removed all files but one; then its name is all that remembers the offset.
@@ -157,6 +183,8 @@ class _Recovery:
         for path, following in pairwise(paths):
             self.sealed.append(self._open_sealed(path, int(following.stem)))
         active = self._open_last(paths[-1]) if paths else None
+        if power_lost and self._cut_unproven(paths):
+            return None
         if active is None:
             active = self._begin(self.sealed[-1].next_offset if self.sealed else first)
         sync_directory(self.directory)
@@ -166,6 +194,37 @@ class _Recovery:
         for path in self.witnesses:  # the active segment now begins behind what they remember
             path.unlink()
         return Recovered(active, self.sealed, self.scanned_bytes, self.truncated_bytes, self.damage)
+
+    def _dispel_distrust(self) -> None:
+        """After a failed fsync: bring what no index file vouches for to the medium, or fail."""
+        note = self.directory / DISTRUST_NAME
+        if not note.exists():
+            return
+        for path in sorted(self.directory.iterdir()):
+            if _SEGMENT_NAME.fullmatch(path.name):
+                summary = self._summary(path)
+                if summary is None or summary.end != path.stat().st_size:
+                    write_again(path)
+        note.unlink()
+        sync_directory(self.directory)
+
+    def _cut_unproven(self, paths: list[Path]) -> bool:
+        """Cut the log off at the first damage in what was never synced, if there is any."""
+        proven = max(self.proven_offset, self.synced_offset)
+        first = next((each for each in self.damage if each.first_offset >= proven), None)
+        if first is None:
+            return False
+        behind = [path for path in paths if path > first.path or (path == first.path and not first.position)]
+        for path in reversed(behind):
+            if not path.exists():  # it had nothing in it, and is gone already
+                continue
+            self.truncated_bytes += path.stat().st_size
+            self._remove(path)
+            sync_directory(self.directory)  # the newest first, so that a crash leaves no gap
+        if first.position:
+            self.truncated_bytes += first.path.stat().st_size - first.position
+            self._trim(first.path, first.position)
+        return True
 
     def _clean_up(self) -> list[Path]:
         """Remove what was left half-made; return the segment files in the order of their offsets."""
@@ -262,7 +321,10 @@ class _Recovery:
     # ---- what is in it ----
 
     def _summary(self, path: Path) -> Summary | None:
-        return read_summary(index_path(path), self.stream_id, self.partition, int(path.stem))
+        summary = read_summary(index_path(path), self.stream_id, self.partition, int(path.stem))
+        if summary is not None:
+            self.proven_offset = max(self.proven_offset, summary.next_offset)
+        return summary
 
     def _note_holes(self, segment: Segment) -> None:
         for first, following, position, _, reason in segment.holes:
@@ -271,6 +333,7 @@ class _Recovery:
     def _scan_through(self, segment: Segment, size: int) -> str:
         reason = scan_through(segment, size)
         self.scanned_bytes += segment.end - SEGMENT_HEADER_BYTES
+        self.proven_offset = max(self.proven_offset, segment.proven_offset)
         return reason
 
     def _open_sealed(self, path: Path, following: int) -> SealedSegment:
@@ -283,6 +346,9 @@ class _Recovery:
                 path, segment.base_offset, summary, self.codecs, sparse=segment.end_offset >= 0
             )
         reason = self._scan_through(segment, size)
+        if segment.next_offset > following and self._was_being_cut(path, following):
+            segment = self._finish_cut(segment, following)
+            size = segment.end
         if segment.next_offset > following:
             raise LogDamagedError(
                 path,
@@ -302,6 +368,22 @@ class _Recovery:
             with suppress(OSError):  # an index saves time; a full disk must not keep a log from being read
                 write_index(segment, self.stream_id, self.partition)
         return sealed
+
+    def _was_being_cut(self, path: Path, following: int) -> bool:
+        """Whether a truncation to the offset `following` has made the segment there, and not come further."""
+        behind = segment_path(self.directory, following)
+        names = sorted(each.name for each in self.directory.iterdir() if _SEGMENT_NAME.fullmatch(each.name))
+        return names[-1] == behind.name and behind.stat().st_size == SEGMENT_HEADER_BYTES
+
+    def _finish_cut(self, segment: Segment, following: int) -> Segment:
+        position, offset = segment.boundary(following)
+        assert offset == following, "a truncation cuts between batches"
+        index_path(segment.path).unlink(missing_ok=True)
+        self.truncated_bytes += segment.end - position
+        self._trim(segment.path, position)
+        cut, size, _ = self._open(segment.path, os.O_RDONLY)
+        self._scan_through(cut, size)
+        return cut
 
     def _sealed(self, segment: Segment, good: bool) -> SealedSegment:
         sealed = SealedSegment.of(segment, self.codecs)
@@ -371,6 +453,7 @@ class _Recovery:
             # No header, no batch, and nobody remembers any: it was being created when the power went.
             self.truncated_bytes += size
             self._remove(segment.path)
+            self.damage = [each for each in self.damage if each.path != segment.path]
             return
         sync_data(segment.fileno())
         self._note_holes(segment)

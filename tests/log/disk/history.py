@@ -134,11 +134,11 @@ def check_directory(directory: Path, history: History, options: dict[str, int] =
 
     The directory is used up. Raises AssertionError naming what is wrong; HoleError; LogError; OSError.
     """
-    log = open_log(directory, **options)
+    log = open_log(directory, power_lost=True, **options)
     found = history.check(log)
     if found.damage:
         raise HoleError(found.damage[0])
-    again = open_log(directory, **options)
+    again = open_log(directory, power_lost=True, **options)
     assert again.truncated_bytes == 0, "the first recovery has left something to cut off"
     assert history.check(again) == found, "recovery repeated ends in another state"
     history = history.copy()
@@ -149,7 +149,7 @@ def check_directory(directory: Path, history: History, options: dict[str, int] =
     history.floor = again.sync()
     assert history.floor == base + 3
     again.close()
-    last = open_log(directory, **options)
+    last = open_log(directory, power_lost=True, **options)
     history.check(last)
     last.close()
     return found

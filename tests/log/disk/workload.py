@@ -86,7 +86,7 @@ def open_it(work: Workload, _: int) -> None:
             log.close()
         del log
     with work.may_fail("open", None):
-        work.log = open_log(work.directory, **work.options)
+        work.log = open_log(work.directory, power_lost=True, **work.options)
         damage = [str(each) for each in work.log.damage]
         work.note("opened", start=work.log.start_offset, end=work.log.next_offset, damage=damage)
 
