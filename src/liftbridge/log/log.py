@@ -154,19 +154,16 @@ class Log:
         partition: int,
         options: LogOptions,
         keyring: Keyring | None = None,
-        codecs: Codecs | None = None,
         power_lost: bool = False,
     ) -> Log:
         """Open the log in `directory`, creating it when it is missing; blocking.
 
-        `keyring` has the master keys of what is encrypted; `codecs` encode and decode segments instead of
-        what the options ask for. `power_lost` says that the machine may have stopped since the log was
-        open last, so that what no sync had covered may be lost in part. Everything found is on disk when
-        this returns; what is damaged is in `damage`. Raises LogDamagedError, ForeignLogError,
+        `keyring` has the master keys of what is encrypted. `power_lost` says that the machine may have stopped
+        since the log was open last, so that what no sync had covered may be lost in part. Everything found is
+        on disk when this returns; what is damaged is in `damage`. Raises LogDamagedError, ForeignLogError,
         MissingKeyError, LogError or OSError.
         """
-        if codecs is None:
-            codecs = SegmentCodecs(stream_id, partition, options, keyring)
+        codecs = SegmentCodecs(stream_id, partition, options, keyring)
         found = recover(directory, stream_id, partition, codecs, power_lost=power_lost)
         if options.encryption:
             begin_encryption(found, stream_id, partition, codecs)
