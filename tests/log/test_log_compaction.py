@@ -116,6 +116,18 @@ def test_a_tombstone_stays_until_it_was_clean_for_long_enough(tmp_path):
     log.close()
 
 
+def test_a_tombstone_makes_one_run_due(tmp_path):
+    """Runs in between see it too, and it must not be waited for once more on their account."""
+    options = {"tombstone_retention_ns": DAY, "compact_min_dirty_ratio": 0}
+    log = one_a_segment(tmp_path, Entry(b"a", None), Entry(None, b""), **options)
+    compact(log, now_ns=10 * DAY)
+    log.append(entries([Entry(None, b"")], log.last_timestamp + 1))
+    assert compact(log, now_ns=10 * DAY + HOUR).clean_offset == 2
+    assert compact(log, now_ns=11 * DAY).records_removed == 1
+    assert compact(log, now_ns=20 * DAY).bytes_read == 0
+    log.close()
+
+
 def test_a_tombstone_does_not_outlive_a_newer_record(tmp_path):
     log = one_a_segment(tmp_path, Entry(b"a", b"1"), Entry(b"a", None), Entry(b"a", b"2"), Entry(None, b""))
     compact(log)
@@ -223,11 +235,12 @@ def test_siphash(data, known):
     assert siphash13(data, 1, 0) != known != siphash13(data, 0, 1)
 
 
-def forge(path, offset, stored_hash):
-    """Give the key of one record another stored hash, and the batch the checksum that goes with it."""
+def forge(path, **fields):
+    """Change fields of the only batch of a file, each given as format, value and position in the batch."""
     content = bytearray(path.read_bytes())
-    at = SEGMENT_HEADER + BATCH_HEADER
-    struct.pack_into("<Q", content, at + 16, stored_hash)
+    for kind, value, at in fields.values():
+        struct.pack_into(kind, content, SEGMENT_HEADER + at, value)
+    struct.pack_into("<I", content, SEGMENT_HEADER + 72, 0)  # whatever batch was in front of it
     struct.pack_into("<I", content, SEGMENT_HEADER + 8, crc32c(content[SEGMENT_HEADER + 12 :]))
     path.write_bytes(content)
 
@@ -235,18 +248,33 @@ def forge(path, offset, stored_hash):
 def test_keys_that_collide_in_the_stored_hash_are_different_keys(tmp_path):
     log = one_a_segment(tmp_path, Entry(b"mine", b""), Entry(b"theirs", b""), Entry(None, b""))
     log.close()
-    for number, path in enumerate(segments(tmp_path)[:2]):
-        forge(path, number, 12345)
+    for path in segments(tmp_path)[:2]:
+        forge(path, stored_hash=("<Q", 12345, BATCH_HEADER + 16))
+    forge(segments(tmp_path)[2])
     for path in tmp_path.glob("*.index"):
         path.unlink()
-    last = segments(tmp_path)[2]
-    content = bytearray(last.read_bytes())
-    struct.pack_into("<I", content, SEGMENT_HEADER + 72, 0)
-    struct.pack_into("<I", content, SEGMENT_HEADER + 8, crc32c(content[SEGMENT_HEADER + 12 :]))
-    last.write_bytes(content)
     log = open_compacted(tmp_path, segment_max_bytes=1)
     compact(log)
     assert [m.key for m in read_all(log)] == [b"mine", b"theirs", b""]
+    log.close()
+
+
+def test_keys_noted_from_a_batch_that_turns_out_malformed_remove_nothing(tmp_path):
+    log = one_a_segment(tmp_path, Entry(b"a", b"1"), compact_min_dirty_ratio=0)
+    keyed(log, *[(b"a", b"2")] * 100)
+    keyed(log, (None, b""))
+    log.close()
+    path = segments(tmp_path)[1]
+    content = path.read_bytes()
+    (size,) = struct.unpack_from("<I", content, SEGMENT_HEADER + BATCH_HEADER)
+    assert len(content) == SEGMENT_HEADER + BATCH_HEADER + 100 * size
+    forge(path, last_record=("<I", 1 << 30, len(content) - SEGMENT_HEADER - size))
+    forge(segments(tmp_path)[2])
+    for index in tmp_path.glob("*.index"):
+        index.unlink()
+    log = open_compacted(tmp_path, segment_max_bytes=1, compact_min_dirty_ratio=0)
+    did = compact(log)
+    assert (did.clean_offset, did.records_removed) == (1, 0)
     log.close()
 
 

@@ -22,6 +22,7 @@ import liftbridge.log.log as log_module
 from liftbridge.log import LogClosedError, LogDamagedError, LogFailedError, LogOptions, Throttle
 from liftbridge.log import files as files_module
 from liftbridge.log.compaction_state import STATE_NAME
+from liftbridge.log.files import index_path
 from liftbridge.log.recovery import recover
 from liftbridge.log.segments import PlainBodies, open_segments
 from liftbridge.log.swap import CLEANED_SUFFIX, SWAP_SUFFIX, finish_swaps, swap_steps
@@ -150,6 +151,23 @@ def crash_at(synced, after):
     if len(synced) == after:
         raise CrashError
     synced.append(1)
+
+
+def test_a_crash_before_the_index_is_written_leaves_no_old_one(tmp_path, monkeypatch):
+    log = build(tmp_path)
+    before = stored(tmp_path)
+    end = {m.key: m.offset for m in read_all(log)}
+
+    def crash(segment, *_):
+        assert segment.path.exists()
+        assert not index_path(segment.path).exists()
+        raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("liftbridge.log.compaction.write_index", crash)
+        with pytest.raises(CrashError):
+            compact(log)
+    check_recovered(tmp_path, before, end).close()
 
 
 def test_a_file_that_is_not_finished_is_deleted(tmp_path):
@@ -318,6 +336,26 @@ def test_closing_beside_a_run(tmp_path):
         log.close()
         break
     assert pieces > 20
+
+
+def test_closing_waits_until_files_are_in_their_places(tmp_path, monkeypatch):
+    log = build(tmp_path)
+    closing = threading.Thread(target=log.close)
+    closed_meanwhile = []
+
+    def steps(segment, end_offset):
+        closing.start()
+        for step in swap_steps(segment, end_offset):
+            yield step
+            closed_meanwhile.append(log._closed)
+
+    monkeypatch.setattr(log_module, "swap_steps", steps)
+    log.options = LogOptions(compact=True, segment_max_bytes=10**6)  # one swap
+    compact(log)
+    closing.join()
+    assert closed_meanwhile == [False] * len(closed_meanwhile)
+    assert log._closed
+    assert closed_meanwhile
 
 
 def test_append_read_search_retain_and_compact_at_the_same_time(tmp_path):
