@@ -158,10 +158,10 @@ class Log:
     ) -> Log:
         """Open the log in `directory`, creating it when it is missing; blocking.
 
-        `keyring` has the master keys of what is encrypted. `power_lost` says that the machine may have stopped
-        since the log was open last, so that what no sync had covered may be lost in part. Everything found is
-        on disk when this returns; what is damaged is in `damage`. Raises LogDamagedError, ForeignLogError,
-        MissingKeyError, LogError or OSError.
+        `keyring` has the master keys of what is encrypted. `power_lost` says that the machine may have
+        stopped since the log was open last, so that what no sync had covered may be lost in part.
+        Everything found is on disk when this returns; what is damaged is in `damage`. Raises
+        LogDamagedError, ForeignLogError, MissingKeyError, LogError or OSError.
         """
         codecs = SegmentCodecs(stream_id, partition, options, keyring)
         found = recover(directory, stream_id, partition, codecs, power_lost=power_lost)
@@ -668,7 +668,7 @@ class Log:
         header = SegmentHeader(self._stream_id, self._partition, start, time.time_ns())
         _, key_slots = self._codecs.fresh()
         replace_file(path, header.encode(key_slots))
-        # It is there before the last file is cut, so recovery can tell a cut that was not finished from damage.
+        # It is there before the last file is cut, so that recovery can tell an unfinished cut from damage.
         if files:
             files[-1] = self._cut(files[-1], position, start)
         fresh, _ = open_segment(path, os.O_RDWR, self._codecs, files[-1].behind if files else Before())
