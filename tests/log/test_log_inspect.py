@@ -20,11 +20,12 @@ from log_helpers import (
     messages,
     numbered,
     open_log,
+    read_all,
     segments,
 )
 
 from liftbridge._log import crc32c
-from liftbridge.log import layout
+from liftbridge.log import LogDamagedError, layout
 from liftbridge.log.inspect import Batch, Finding, Index, LogInspector, Segment
 from liftbridge.log.layout import FormatError, UnknownVersionError
 from liftbridge.log.walk import File
@@ -68,13 +69,14 @@ def build(directory, batches=4, close=True, **options):
 @given(
     batches=st.lists(st.tuples(records_of_a_batch, st.integers(0, 2), st.booleans()), max_size=8),
     segment_max_bytes=st.sampled_from([500, 9000, 100_000]),
+    compression=st.sampled_from(["none", "lz4", "zstd"]),
     close=st.booleans(),
 )
-def test_the_two_readers_agree_on_any_log(batches, segment_max_bytes, close):
+def test_the_two_readers_agree_on_any_log(batches, segment_max_bytes, compression, close):
     """Every field of every record is the same, whichever implementation of the format reads it."""
     directory = Path(tempfile.mkdtemp(prefix="log-inspect-"))
     try:
-        log = open_log(directory, segment_max_bytes=segment_max_bytes)
+        log = open_log(directory, segment_max_bytes=segment_max_bytes, compression=compression)
         now, epoch, epochs = 1000, 0, []
         for records, later, announced in batches:
             stamped = []
@@ -364,6 +366,63 @@ def test_a_sparse_segment_keeps_its_order_and_its_range(tmp_path):
     assert inspector.next_offset == 30
 
 
+def test_what_an_interrupted_compaction_has_made_stands_for_what_it_replaces(tmp_path, tmp_path_factory):
+    """The inspector sees the log as the next start makes it, whatever files are still there."""
+    old = [segment_of(tmp_path, write_batch(n, write_record(0), count=1), base=n) for n in (7, 8, 9)]
+    made = segment_of(
+        tmp_path_factory.mktemp("made"), write_batch(8, write_record(0), count=1), flags=1, end=9
+    )
+    made.rename(tmp_path / f"{made.name}.swap")
+    for gone in (None, old[0], old[1]):
+        if gone is not None:
+            gone.unlink()
+        inspector, items = inspect(tmp_path)
+        assert [(f.kind, f.damage) for f in of(Finding, items)] == [("swap-pending", False)]
+        assert [r.offset for item in of(Batch, items) for r in item.records()] == [8, 9]
+        assert (inspector.start_offset, inspector.next_offset) == (7, 10)
+    log = open_log(tmp_path)
+    assert [message.offset for message in read_all(log)] == [8, 9]
+    log.close()
+    inspector, items = inspect(tmp_path)
+    assert of(Finding, items) == []
+
+
+@pytest.mark.parametrize("base", [7, 8])
+def test_a_swap_file_that_the_server_refuses_is_damage(tmp_path, base):
+    """One that is not sparse, or under another name."""
+    path = segment_of(tmp_path, flags=base - 7, end=20 if base == 8 else -1)
+    swap = path.rename(tmp_path / f"{base:020d}.log.swap")
+    _, items = inspect(tmp_path)
+    finding = next(iter(of(Finding, items)))
+    assert (finding.kind, finding.damage, finding.path) == ("swap", True, swap)
+    with pytest.raises(LogDamagedError, match="its header is not that"):
+        open_log(tmp_path)
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_a_compressed_body_that_is_none(tmp_path, compression):
+    """Its checksum is good, so only who decompresses it can tell."""
+    log = open_log(tmp_path, compression=compression)
+    log.append(numbered(0, 20, size=200))
+    log.close()
+    _, items = inspect(tmp_path)
+    (found,) = of(Batch, items)
+    assert found.header.codec == compression
+    refused = 0
+    for place in range(len(found.body)):
+        body = bytearray(found.body)
+        body[place] ^= 0xFF
+        try:
+            opened = layout.open_body(found.header.attributes, found.header, bytes(body))
+            assert len(list(layout.parse_records(found.header, opened))) == 20
+        except FormatError:
+            refused += 1
+    assert refused > len(found.body) // 2
+    for size in range(len(found.body)):
+        with pytest.raises(FormatError):
+            layout.open_body(found.header.attributes, found.header, found.body[:size])
+
+
 # ---- what is wrong, and how it is named ----
 
 
@@ -460,12 +519,13 @@ def test_an_index_that_is_whole_and_wrong_is_damage(tmp_path):
 
 def test_files_that_do_not_belong_to_the_log(tmp_path):
     build(tmp_path, segment_max_bytes=300)
-    for name in ("x.tmp", "00000000000000000000.log.swap", "00000000000000000003.log.cleaned", "notes.txt"):
+    names = ("x.tmp", "00000000000000000003.log.cleaned", "00000000000000000003.log.damaged", "notes.txt")
+    for name in (*names, "compaction"):
         (tmp_path / name).write_bytes(b"?")
     _, items = inspect(tmp_path)
     found = sorted((item.kind, item.path.name) for item in of(Finding, items))
     assert found == [
-        ("leftover", "00000000000000000000.log.swap"),
+        ("kept", "00000000000000000003.log.damaged"),
         ("leftover", "00000000000000000003.log.cleaned"),
         ("leftover", "x.tmp"),
         ("unknown", "notes.txt"),

@@ -299,7 +299,7 @@ def _summary(inspector: LogInspector) -> Iterator[str]:
         shown = ", ".join(f"{epoch} from offset {offset}" for epoch, offset in totals.epochs[-8:])
         yield f"leader epochs: {'..., ' if len(totals.epochs) > 8 else ''}{shown}"
     if totals.unopened:
-        yield f"{counted(totals.unopened, 'batch')} encrypted or compressed: checksum good, not decoded"
+        yield f"{counted(totals.unopened, 'batch')} encrypted: checksum good, not decoded"
     if totals.allocated_bytes:
         yield f"{size_as_text(totals.allocated_bytes)} are allocated ahead"
     if inspector.live:

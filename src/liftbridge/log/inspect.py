@@ -13,6 +13,8 @@ should be. What is damage follows from the order in which the server writes (ARC
 - An index only saves time. A damaged one is a remark. One that is whole and tells something else than the
   log is damage, as the server believes it.
 - A file is made before it has a header, so a last file without header and batches is a remark.
+- A `.swap` file is what an interrupted compaction has made of a range of offsets. It is complete, and stands
+  for the files of that range, which the next start removes.
 
 Invariants: files are opened read-only; memory holds one batch, one index and a few numbers a segment; any
 bytes whatever end in findings, not in an exception.
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 from liftbridge.log import layout
@@ -34,12 +36,20 @@ __all__ = ["LogInspector", "Item", "Segment", "Batch", "Index", "Finding", "is_s
 
 _SEGMENT_NAME = re.compile(r"[0-9]{20}\.log")
 _INDEX_NAME = re.compile(r"[0-9]{20}\.index")
-_HALF_MADE = (".tmp", ".cleaned", ".swap")
+_SWAP = ".swap"
+_HALF_MADE = (".tmp", ".cleaned")
+_KEPT = ".damaged"
+_COMPACTION_STATE = "compaction"
 
 
 def is_segment_name(name: str) -> bool:
     """Whether a file of this name is a segment, or the index of one."""
     return bool(_SEGMENT_NAME.fullmatch(name) or _INDEX_NAME.fullmatch(name))
+
+
+def _base_of(path: Path) -> int:
+    """The offset in the name of a segment file, of its index, or of a file that is to become one."""
+    return int(path.name[:20])
 
 
 def _ignore(count: int) -> None:
@@ -92,7 +102,8 @@ class LogInspector:
     def items(self) -> Iterator[Item]:
         """Yield everything in the order of offsets. Raises OSError when the directory cannot be listed."""
         names = sorted(entry.name for entry in self.directory.iterdir())
-        paths = [self.directory / name for name in names if _SEGMENT_NAME.fullmatch(name)]
+        names = yield from self._finish_swaps(names)
+        paths = [self.directory / name for name in names if _SEGMENT_NAME.fullmatch(name.removesuffix(_SWAP))]
         in_place: list[Segment] = []
         misplaced: list[Segment] = []
         for path in paths:
@@ -106,7 +117,45 @@ class LogInspector:
         for segment in misplaced:
             yield segment
             yield self._misplaced(segment)
-        yield from self._other_files(names, {path.stem for path in paths})
+        yield from self._other_files(names, {_base_of(path) for path in paths})
+
+    def _finish_swaps(self, names: list[str]) -> Generator[Finding, None, list[str]]:
+        """Return the names that count, as if every interrupted compaction were finished."""
+        for name in [name for name in names if name.endswith(_SWAP)]:
+            path = self.directory / name
+            found = self._range_of(path)
+            if found is None:
+                names = [other for other in names if other != name]
+                text = (
+                    "it was to replace other files, and its header is not that of the compacted segment that "
+                    "its name tells of; the server does not open the log as long as it is there"
+                )
+                advice = "restore it from a copy; if the files of its offsets are still there, move it away"
+                yield Finding("swap", True, path, text, advice, 0, HEADER_BLOCK)
+                continue
+            first, end = found
+            names = [
+                other
+                for other in names
+                if not (is_segment_name(other) and first <= _base_of(Path(other)) < end)
+            ]
+            if not self.live:
+                text = f"a compaction was interrupted; this file stands for the offsets {first} to {end - 1}"
+                yield Finding("swap-pending", False, path, text, NOTHING)
+        return names
+
+    def _range_of(self, swap: Path) -> tuple[int, int] | None:
+        """The offsets that a `.swap` file stands for, or None when it is none that the server finishes."""
+        if not _SEGMENT_NAME.fullmatch(swap.name.removesuffix(_SWAP)):
+            return None
+        try:
+            with File(swap, _ignore) as file:
+                header = layout.parse_header_block(file.at(0, HEADER_BLOCK))
+        except (FormatError, OSError):
+            return None
+        if header.end_offset is None or header.base_offset != _base_of(swap):
+            return None
+        return header.base_offset, header.end_offset
 
     def _sort_in(self, path: Path, in_place: list[Segment], misplaced: list[Segment]) -> Iterator[Item]:
         """Look whose file it is, before any is walked: one that does not belong here is not the last one."""
@@ -124,10 +173,10 @@ class LogInspector:
                 header = layout.parse_header_block(file.at(0, HEADER_BLOCK))
             except FormatError as error:
                 unknown = isinstance(error, UnknownVersionError)
-                return Segment(path, int(path.stem), file.size, None, str(error), unknown)
+                return Segment(path, _base_of(path), file.size, None, str(error), unknown)
             if self.stream_id is None:
                 self.stream_id, self.partition = header.stream_id, header.partition
-            return Segment(path, int(path.stem), file.size, header, None)
+            return Segment(path, _base_of(path), file.size, header, None)
 
     def _is_in_place(self, segment: Segment) -> bool:
         header = segment.header
@@ -245,26 +294,31 @@ class LogInspector:
             return Index(path, "foreign", None)
         return Index(path, "damaged" if content.problem else "valid", content)
 
-    def _other_files(self, names: list[str], segments: set[str]) -> Iterator[Finding]:
+    def _other_files(self, names: list[str], segments: set[int]) -> Iterator[Finding]:
         if not segments:
             text = "there is no segment file; a start of the server would begin an empty log"
             yield Finding("empty", False, self.directory, text, "nothing, if nothing was ever recorded here")
         for name in names:
             path = self.directory / name
             if _INDEX_NAME.fullmatch(name):
-                if path.stem not in segments and not self.live:
+                if _base_of(path) not in segments and not self.live:
                     yield self._orphan(path)
             elif name.endswith(_HALF_MADE):
                 if not self.live:
                     text = "a temporary file that a stopped server has left behind"
                     yield Finding("leftover", False, path, text, NOTHING)
-            elif not _SEGMENT_NAME.fullmatch(name):
+            elif name.endswith(_KEPT):
+                text = "a damaged file that a repair has replaced and kept"
+                yield Finding(
+                    "kept", False, path, text, "delete it when nobody wants to look into it any more"
+                )
+            elif not _SEGMENT_NAME.fullmatch(name.removesuffix(_SWAP)) and name != _COMPACTION_STATE:
                 text = "it is no file of a log, and the server does not look at it"
                 yield Finding("unknown", False, path, text, "move it away if nobody needs it here")
 
     def _orphan(self, path: Path) -> Finding:
         """Judge an index without a segment; only retention leaves one behind, and in front of the log."""
-        base = int(path.stem)
+        base = _base_of(path)
         content = self._read_index(Segment(path.with_suffix(".log"), base, 0, None, None)).content
         if content is None or not content.count or base < (self.next_offset or 0):
             return Finding("leftover", False, path, "the index of a segment that is gone", NOTHING)

@@ -39,6 +39,7 @@ CODEC_MASK = 0x07
 CODECS = {0: "none", 1: "lz4", 2: "zstd"}
 ENCRYPTED, CONTROL, HAS_TOMBSTONES, HAS_EXPIRY = 0x08, 0x10, 0x20, 0x40
 _ATTRIBUTES = CODEC_MASK | ENCRYPTED | CONTROL | HAS_TOMBSTONES | HAS_EXPIRY
+_LZ4_MAX_RATIO = 255  # a byte of an LZ4 block stands for no more
 _SEALED_EXTRA = 12 + 16  # what encryption adds to a body: nonce and tag
 
 _RECORD = struct.Struct("<IIHHHH")
@@ -205,12 +206,35 @@ def check_batch_header(header: BatchHeader) -> None:
 
 
 def open_body(attributes: int, header: BatchHeader, body: bytes) -> bytes | None:
-    """Return the records in a stored body, or None when this program cannot open it: no codec, no key."""
-    if attributes & (CODEC_MASK | ENCRYPTED):
+    """Return the records in the stored body of a checked batch; None when it is encrypted.
+
+    No key is read here. Raises FormatError when the body is not what its codec makes.
+    """
+    if attributes & ENCRYPTED:
         return None
-    if len(body) != header.raw_length:
+    codec = CODECS[attributes & CODEC_MASK]
+    records = body if codec == "none" else _decompressed(codec, body, header.raw_length)
+    if len(records) != header.raw_length:
         raise FormatError("its body length does not match")
-    return body
+    return records
+
+
+def _decompressed(codec: str, body: bytes, length: int) -> bytes:
+    """The `length` bytes that were compressed; the libraries get no more memory than that."""
+    import cramjam
+    import zstandard
+
+    try:
+        if codec == "zstd":
+            if zstandard.frame_content_size(body) != length:
+                raise FormatError("its Zstandard frame has another length than it says")
+            return zstandard.ZstdDecompressor().decompress(body, allow_extra_data=False)
+        if length > _LZ4_MAX_RATIO * len(body):
+            raise FormatError("its LZ4 block is too short for what it says")
+        records = bytearray(length)
+        return bytes(records[: cramjam.lz4.decompress_block_into(body, records)])
+    except (zstandard.ZstdError, cramjam.DecompressionError):
+        raise FormatError(f"its body is not what {codec} makes") from None
 
 
 # ---- records ----

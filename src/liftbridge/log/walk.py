@@ -198,7 +198,7 @@ class Walk:
         self.position = FIRST_POSITION
         self.data_end = max(file.size, FIRST_POSITION)
         self.damaged = segment.header is None
-        self._index = _IndexCheck(index, segment.base_offset)
+        self._index = _IndexCheck(index, segment.base_offset, self.sparse)
 
     def run(self) -> Iterator[Item]:
         """Yield batches and findings, then the index. Raises OSError."""
@@ -411,8 +411,9 @@ class Walk:
 class _IndexCheck:
     """An index file held against the batches of its segment, in step with the walk."""
 
-    def __init__(self, index: Index, base_offset: int) -> None:
+    def __init__(self, index: Index, base_offset: int, sparse: bool) -> None:
         self.index = index
+        self.sparse = sparse
         self.content = index.content
         self.base_offset = base_offset
         self.problem: str | None = None
@@ -486,9 +487,11 @@ class _IndexCheck:
             return "it counts other batches"
         if self._first_timestamp is not None and content.first_timestamp != self._first_timestamp:
             return "it names another first timestamp"
-        told = (content.last_timestamp, content.last_epoch, content.last_crc)
-        last = self._last
-        if last is not None and told != (last.max_timestamp, last.epoch, last.crc):
+        told, last = (content.last_timestamp, content.last_epoch), self._last
+        if last is not None and told != (last.max_timestamp, last.epoch):
+            return "it describes another last batch"
+        unchained = self.sparse and content.last_crc == -1  # what follows was written behind another one
+        if last is not None and content.last_crc != last.crc and not unchained:
             return "it describes another last batch"
         if (content.attributes, list(content.epochs)) != (self._attributes, self._epochs):
             return "it names other leader epochs or attributes"
