@@ -177,6 +177,7 @@ def _batch_as_json(batch: Batch) -> dict[str, object]:
         "producer_id": header.producer_id,
         "producer_epoch": header.producer_epoch,
         "first_sequence": header.first_sequence,
+        "unsynced": header.unsynced,
         "checksum": batch.checksum,
         "chain": batch.chain,
         "problem": batch.problem,

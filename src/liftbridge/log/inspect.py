@@ -39,7 +39,7 @@ _INDEX_NAME = re.compile(r"[0-9]{20}\.index")
 _SWAP = ".swap"
 _HALF_MADE = (".tmp", ".cleaned")
 _KEPT = ".damaged"
-_COMPACTION_STATE = "compaction"
+_NOTES = ("compaction", "sync-failed")  # what the server keeps beside the segments for itself
 
 
 def is_segment_name(name: str) -> bool:
@@ -312,7 +312,7 @@ class LogInspector:
                 yield Finding(
                     "kept", False, path, text, "delete it when nobody wants to look into it any more"
                 )
-            elif not _SEGMENT_NAME.fullmatch(name.removesuffix(_SWAP)) and name != _COMPACTION_STATE:
+            elif not _SEGMENT_NAME.fullmatch(name.removesuffix(_SWAP)) and name not in _NOTES:
                 text = "it is no file of a log, and the server does not look at it"
                 yield Finding("unknown", False, path, text, "move it away if nobody needs it here")
 

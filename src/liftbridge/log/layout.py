@@ -133,7 +133,7 @@ class BatchHeader:
     producer_id: int
     first_sequence: int
     producer_epoch: int
-    reserved: int
+    unsynced: int
     prev_crc: int
     raw_length: int
 
@@ -187,7 +187,7 @@ def check_batch_header(header: BatchHeader) -> None:
     codec, sealed = header.attributes & CODEC_MASK, _SEALED_EXTRA if header.encrypted else 0
     if header.version != BATCH_VERSION:
         raise FormatError("its header version is unknown")
-    if header.attributes & ~_ATTRIBUTES or codec not in CODECS or header.reserved:
+    if header.attributes & ~_ATTRIBUTES or codec not in CODECS:
         raise FormatError("it has attributes this version does not know")
     if not 0 <= header.base_offset <= _I64_MAX - 1 - header.last_delta:
         raise FormatError("its offsets are impossible")
