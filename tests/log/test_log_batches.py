@@ -90,7 +90,7 @@ def test_layout_on_disk(tmp_path):
         -1,
         -1,
         -1,
-        0,
+        5,  # nothing was known to be on disk
         0,
         length - 80,
     )
