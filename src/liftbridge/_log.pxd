@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
 cdef class BatchBuilder:
     # One batch under construction: room for the batch header, then records, in one growing C buffer.
-    cdef uint8_t* buf            # owned; header space first
+    cdef uint8_t* buf            # owned, NULL before the first record; header space first
     cdef size_t length           # bytes used, header space included
     cdef size_t capacity
     cdef readonly uint32_t count  # records added

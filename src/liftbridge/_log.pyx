@@ -135,7 +135,7 @@ MAX_BATCH_BYTES = BATCH_MAX
 ATTRIBUTE_EXPIRY = BATCH_EXPIRY  # in `attributes`: some records expire
 
 cdef enum:
-    BUILDER_FIRST_CAPACITY = 64 * 1024
+    BUILDER_FIRST_CAPACITY = 1024  # most partitions are idle, or get a message now and then
     BUILDER_KEPT_CAPACITY = 1024 * 1024
     INDEX_INTERVAL = 4096  # bytes of log per entry of the sparse index, at least
     HARD_LIMIT_FACTOR = 4  # a read takes part of a batch only where the whole is this often what was asked
@@ -205,14 +205,11 @@ def xxh64(const uint8_t[::1] data not None):
 cdef class BatchBuilder:
     """One batch under construction: room for the batch header, then records, in one growing buffer.
 
-    The buffer is kept between batches; after a batch of unusual size it shrinks again.
+    The buffer is allocated by the first record and kept between batches; after a batch of unusual size it
+    shrinks again.
     """
 
     def __cinit__(self):
-        self.buf = <uint8_t*>malloc(BUILDER_FIRST_CAPACITY)
-        if self.buf == NULL:
-            raise MemoryError
-        self.capacity = BUILDER_FIRST_CAPACITY
         self._clear()
 
     def __dealloc__(self):
@@ -276,7 +273,7 @@ cdef class BatchBuilder:
         return 0
 
     cdef int _grow(self, size_t needed) except -1 nogil:
-        cdef size_t capacity = self.capacity
+        cdef size_t capacity = self.capacity if self.capacity else BUILDER_FIRST_CAPACITY
         cdef uint8_t* buf
         while capacity < needed:
             capacity *= 2
@@ -340,6 +337,13 @@ cdef class BatchBuilder:
                 self.buf = buf
                 self.capacity = BUILDER_KEPT_CAPACITY
         self._clear()
+
+    def release(self):
+        """Give the buffer back, if it holds no records; the next record allocates a new one."""
+        if self.count == 0:
+            free(self.buf)
+            self.buf = NULL
+            self.capacity = 0
 
 
 cdef struct index_entry:

@@ -17,6 +17,10 @@ cdef struct AckEntry:
     int64_t reception
 
 
+cdef enum:
+    FIRST_ACKS = 8  # entries that a queue begins with; most partitions never have more acks waiting
+
+
 cdef class AckQueue:
     """Encoded acks of one partition that wait for the log to reach their offset.
 
@@ -58,7 +62,7 @@ cdef class AckQueue:
                 self.count -= self.head
                 self.head = 0
             else:
-                capacity = self.capacity * 2 if self.capacity else 64
+                capacity = self.capacity * 2 if self.capacity else FIRST_ACKS
                 grown = <AckEntry*> realloc(self.entries, capacity * sizeof(AckEntry))
                 if grown == NULL:
                     return -1
@@ -128,6 +132,14 @@ cdef class AckQueue:
         if self.head == self.count:
             self.head = self.count = 0
         return 0
+
+    cdef void shrink(self) noexcept:
+        """Give back the memory of an empty queue."""
+        if self.head == self.count:
+            bytes_free(&self.data)
+            free(self.entries)
+            self.entries = NULL
+            self.head = self.count = self.capacity = 0
 
 
 cdef inline void patch_timestamp(uint8_t* p, int64_t timestamp) noexcept nogil:
@@ -440,3 +452,12 @@ cdef class PartitionSink(Sink):
     def refusals(self) -> bytes:
         """Negative acks since the last call, as NATS protocol bytes."""
         return bytes_take(&self.refused) if self.refused.length else b""
+
+    def shrink(self) -> None:
+        """Give back the memory of what is empty: for a partition that gets no messages for a while."""
+        self.builder.release()
+        self.leader_acks.shrink()
+        self.commit_acks.shrink()
+        bytes_free(&self.headers)
+        if not self.refused.length:
+            bytes_free(&self.refused)

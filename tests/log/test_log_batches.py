@@ -224,3 +224,15 @@ def test_reads_without_waiting_give_the_same_or_say_that_they_would_wait(tmp_pat
         found += messages(frames)
     assert numbers(found) == list(range(5000))
     log.close()
+
+
+def test_a_released_builder_begins_anew():
+    builder = numbered(0, 3)
+    builder.release()
+    assert builder.count == 3, "what holds records keeps them"
+    builder.reset()
+    size = builder.size
+    builder.release()
+    assert (builder.count, builder.size) == (0, size)
+    builder.add_record(value=b"x" * 3000, timestamp=1)
+    assert builder.size > size + 3000

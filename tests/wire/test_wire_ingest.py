@@ -302,6 +302,24 @@ def test_a_failed_append_refuses_every_ack_of_the_batch(receiver):
     assert [message.value for message in receiver.messages()] == [b"v", b"next"]
 
 
+def test_a_sink_that_gave_its_memory_back_goes_on(receiver):
+    headers = {"h": b"1"}
+    receiver.receive(msg(envelope(value=b"1", headers=headers, ackInbox="a")))
+    receiver.receive(msg(envelope(value=b"2", headers=headers, ackInbox="b", ackPolicy="ALL")))
+    receiver.sink.shrink()
+    assert [inbox for inbox, _ in receiver.acks()] == ["a", "b"], "acks that wait are kept"
+    receiver.sink.shrink()
+    for number in range(20):
+        receiver.receive(msg(envelope(value=b"3", headers=headers, ackInbox=f"c.{number}")))
+    assert [ack.offset for _, ack in receiver.acks()] == list(range(2, 22))
+    assert [message.value for message in receiver.messages()] == [b"1", b"2"] + [b"3"] * 20
+    receiver.parser.feed(msg(envelope(value=b"4", headers=headers)))
+    assert receiver.parser.parse(NOW) is None
+    receiver.sink.shrink()
+    receiver.on_messages()
+    assert receiver.messages()[-1].value == b"4", "so are records that wait"
+
+
 def test_a_full_batch_is_appended_before_the_next_begins(tmp_path):
     receiver = Receiver(tmp_path / "log", batch_max_messages=3)
     appended = []
