@@ -24,6 +24,7 @@ from typing import Any
 import trio
 
 from liftbridge.broker.api import ApiServicer, Self
+from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config, NatsConfig
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.identity import DataDirectory
@@ -128,6 +129,8 @@ class Server:
                 controller = await metadata.enter_async_context(self._controller(data))
                 flusher = Flusher()
                 await disk.start(flusher.run)
+                cleaner = Cleaner(workers=config.streams.cleaner_workers)
+                await disk.start(cleaner.run)
                 streams = Streams(
                     config,
                     data.path,
@@ -135,6 +138,7 @@ class Server:
                     ingest=ingest,
                     acks=acks,
                     flusher=flusher,
+                    cleaner=cleaner,
                     routes=publisher.routes,
                 )
                 controller.subscribe(_follow(streams))
@@ -156,6 +160,7 @@ class Server:
                 logger.info("stopping")
                 health.set_serving(False)
                 await server.shutdown(GRACE_SECONDS)
+                cleaner.stop()
                 await streams.stop()
                 with trio.move_on_after(LAST_ACKS_SECONDS):
                     await acks.drain()

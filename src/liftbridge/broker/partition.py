@@ -1,10 +1,11 @@
 """One partition that this server leads: from NATS into the log, from the log to subscribers, acks back to
 NATS.
 
-The partition is a task, `run`: it opens the log, subscribes to its subject, keeps house until it is
-cancelled, and closes what it opened. Messages do not pass through that task: the ingest connection's reader
-calls `on_messages` after every socket read, which appends what the read brought in one batch, and the flusher
-calls back when it is on disk. What then becomes visible and acked is decided in one place, `_commit`.
+A partition has no task while it leads, so that an idle one costs a few KiB and no time: `open` opens the log
+and subscribes to the subject, `close` undoes both, and in between others call. The ingest connection's reader
+calls `on_messages` after every socket read, which appends what the read brought in one batch; the flusher
+calls back when it is on disk; the cleaner looks after old segments. What becomes visible and acked is decided
+in one place, `_commit`.
 
 A partition that fails (damaged log, I/O error, refused subscription) fails alone: it becomes offline with a
 reason, its publishers get negative acks, its subscribers a status, and the rest of the server lives on.
@@ -12,7 +13,9 @@ reason, its publishers get negative acks, its subscribers a status, and the rest
 Invariants:
 * `high_watermark` < `log.next_offset`, and under the sync policy `always` < `log.synced_offset`.
 * No ack leaves for an offset above what its policy and the sync policy demand.
-* Readers wake at every change of the high watermark or of the state, and only then.
+* Readers wake at every change of the high watermark or of the state, and only then: a commit schedules each
+  reader that waits, once, and one that is still busy with what came before not at all; it looks at the high
+  watermark when it comes round.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import contextlib
 import enum
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +34,7 @@ import trio
 from liftbridge._log import BatchBuilder
 from liftbridge._wire import PartitionSink, message_prefix
 from liftbridge.broker.ingest import Ingest
-from liftbridge.log import Flusher, Keyring, Log, LogError, LogOptions
+from liftbridge.log import Flusher, Keyring, Log, LogOptions
 from liftbridge.metadata.model import Partition as PartitionModel
 from liftbridge.metadata.model import Stream
 from liftbridge.nats.connection import NatsConnection, NatsPermissionError
@@ -87,7 +90,7 @@ class Partition:
     """The leader of one partition.
 
     `directory` holds its log, `keyring` the master keys for it. `ingest` delivers its messages, `acks` takes
-    its acks. `hold` and `unhold` stop and resume ingest when too many acks wait.
+    its acks. `spawn` starts a task that may outlive the partition.
     """
 
     def __init__(
@@ -101,6 +104,7 @@ class Partition:
         acks: NatsConnection,
         flusher: Flusher,
         keyring: Keyring | None,
+        spawn: Callable[[Callable[[], Awaitable[None]]], None],
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.stream = stream
@@ -124,7 +128,9 @@ class Partition:
         self._sink: PartitionSink | None = None
         self._sid: int | None = None
         self._readers = trio.lowlevel.ParkingLot()
-        self._batch_started = trio.Event()
+        self._spawn = spawn
+        self._batch_waits = False
+        self._messages_before = -1
         self._refused_batches = 0
         self._logger = logging.getLogger("liftbridge.partition")
 
@@ -162,20 +168,13 @@ class Partition:
         """Wait for the high watermark or the state to change."""
         await self._readers.park()
 
-    # -- the task --------------------------------------------------------------------------------------
+    # -- its life --------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Open, serve until cancelled, close."""
-        try:
-            if not await self._open():
-                await self._refuse_messages()
-            async with trio.open_nursery() as nursery:
-                if self.settings.batch_max_time:
-                    nursery.start_soon(self._complete_batches)
-                await self._keep_house()
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._close()
+    async def open(self) -> None:
+        """Open the log and receive messages; what fails makes the partition offline. Cancelled, it only needs
+        to be closed."""
+        if not await self._open():
+            await self._refuse_messages()
 
     async def _open(self) -> bool:
         """Open the log and subscribe; False when the partition went offline instead."""
@@ -234,35 +233,20 @@ class Partition:
         with contextlib.suppress(NatsPermissionError):
             self._sid = await self._ingest.connection.subscribe(self.subject, self._sink)
 
-    async def _keep_house(self) -> None:
-        """Retention and segment age, every cleaner interval."""
-        while True:
-            await trio.sleep(self.settings.cleaner_interval / 1e9)
-            if self.state is not State.LEADING:
-                continue
-            try:
-                removed = await trio.to_thread.run_sync(
-                    self.log.retain, self._clock(), self.high_watermark + 1
-                )
-            except LogError as error:
-                self._go_offline(f"the log failed: {error}")
-                continue
-            except OSError as error:
-                self._logger.error("%s: retention failed, it will be tried again: %s", self, error)  # noqa: TRY400
-                continue
-            if removed:
-                self._logger.info("%s: retention removed %d segments", self, removed)
+    def rest(self) -> None:
+        """Called now and then: give back the memory of buffers if no message came since the last call."""
+        sink = self._sink
+        if sink is not None:
+            if sink.messages_received == self._messages_before:
+                sink.shrink()
+            self._messages_before = sink.messages_received
 
-    async def _complete_batches(self) -> None:
-        """Append batches that did not fill up in `batch_max_time`."""
-        while True:
-            await self._batch_started.wait()
-            await trio.sleep(self.settings.batch_max_time / 1e9)
-            self._batch_started = trio.Event()
-            self._append()
+    def fail(self, reason: str) -> None:
+        """What the log needs cannot be done any more: the partition goes offline."""
+        self._go_offline(reason)
 
-    async def _close(self) -> None:
-        """Stop receiving, make everything durable, tell everybody who waits."""
+    async def close(self) -> None:
+        """Stop receiving, make everything durable, tell everybody who waits. Not to be cancelled."""
         if self._sid is not None:
             self._ingest.connection.unsubscribe(self._sid)
             self._sid = None
@@ -284,7 +268,7 @@ class Partition:
         self._readers.unpark_all()
 
     def mark_deleted(self) -> None:
-        """The stream was deleted; `run` is about to be cancelled."""
+        """The stream was deleted; `close` is about to be called."""
         self.state = State.DELETED
         if self._sink is not None:
             self._sink.readonly = True
@@ -320,9 +304,18 @@ class Partition:
         sink = self._sink
         assert sink is not None, f"{self} received messages without a sink"
         if self.settings.batch_max_time and not self._batch_is_full(sink):
-            self._batch_started.set()
+            if not self._batch_waits:
+                self._batch_waits = True
+                self._spawn(self._complete_batch)
         else:
             self._append()
+        self._send_refusals()
+
+    async def _complete_batch(self) -> None:
+        """Append a batch that has not filled up in `batch_max_time`, with what has joined it."""
+        await trio.sleep(self.settings.batch_max_time / 1e9)
+        self._batch_waits = False
+        self._append()
         self._send_refusals()
 
     def _batch_is_full(self, sink: PartitionSink) -> bool:

@@ -1,12 +1,13 @@
 """The partitions that this server runs, kept equal to what the metadata says.
 
-The controller tells of every committed operation; this module starts and stops partitions accordingly, each
-in a cancel scope of its own in one nursery, and keeps the routes that publishes are sent by. At start it
-brings up what the restored metadata contains and reports directories that no stream owns; it removes only
-those of streams that a committed operation deleted.
+The controller tells of every committed operation; this module opens and closes partitions accordingly, in
+tasks that end when that is done, and keeps the routes that publishes are sent by. At start it brings up what
+the restored metadata contains and reports directories that no stream owns; it removes only those of streams
+that a committed operation deleted.
 
-Invariants: a partition of a deleted stream has ended before its directory is removed; a directory is named by
-the stream's UUID, so a new stream of an old name never meets old files.
+Invariants: a partition of a deleted stream is closed, and no cleaner is at work on it, before its directory
+is removed; a directory is named by the stream's UUID, so a new stream of an old name never meets old files.
+What was opened is closed before `run` ends, however it ends.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import contextlib
 import logging
 import resource
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
 from liftbridge._wire import RouteTable, StreamRoute
+from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config
 from liftbridge.broker.ingest import Ingest
 from liftbridge.broker.partition import Partition, PartitionSettings
@@ -36,6 +39,17 @@ MILLISECOND = 1_000_000
 SHARE_OF_FILES = 0.5
 
 
+@dataclass
+class _Running:
+    """The partitions of one stream, from the order to open them until they are closed."""
+
+    partitions: list[Partition]
+    opening: trio.CancelScope = field(default_factory=trio.CancelScope)
+    opened: trio.Event = field(default_factory=trio.Event)
+    closed: trio.Event = field(default_factory=trio.Event)
+    closing: bool = False
+
+
 class Streams:
     """All partitions of this server. `routes` is what publishers use to find a stream's subject."""
 
@@ -48,6 +62,7 @@ class Streams:
         ingest: Ingest,
         acks: NatsConnection,
         flusher: Flusher,
+        cleaner: Cleaner,
         routes: RouteTable,
     ) -> None:
         self._config = config
@@ -56,8 +71,8 @@ class Streams:
         self._ingest = ingest
         self._acks = acks
         self._flusher = flusher
-        self._partitions: dict[uuid.UUID, list[Partition]] = {}
-        self._stops: dict[uuid.UUID, tuple[trio.CancelScope, trio.Event]] = {}
+        self._cleaner = cleaner
+        self._running: dict[uuid.UUID, _Running] = {}
         self._nursery: trio.Nursery | None = None
         self._most_partitions = _most_partitions()
         self._logger = logging.getLogger("liftbridge.streams")
@@ -68,16 +83,16 @@ class Streams:
         model = self._state.streams.get(stream)
         if model is None or not 0 <= partition_id < len(model.partitions):
             return None
-        return self._partitions[model.stream_id][partition_id]
+        return self._running[model.stream_id].partitions[partition_id]
 
     @property
     def room(self) -> int:
         """How many more partitions this server can lead: each has a file open as long as it lives."""
-        return self._most_partitions - sum(map(len, self._partitions.values()))
+        return self._most_partitions - sum(len(running.partitions) for running in self._running.values())
 
     def __iter__(self) -> Iterator[Partition]:
-        for partitions in self._partitions.values():
-            yield from partitions
+        for running in self._running.values():
+            yield from running.partitions
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the partitions until cancelled; `started` is reported when those of the restored state are
@@ -94,17 +109,19 @@ class Streams:
                 await trio.sleep_forever()
         finally:
             self._nursery = None
+            with trio.CancelScope(shield=True):
+                await self.stop()
 
     async def stop(self) -> None:
         """Close every partition; returns when they are closed and what they had is durable."""
-        for scope, _ in self._stops.values():
-            scope.cancel()
-        for _, ended in list(self._stops.values()):
-            await ended.wait()
+        async with trio.open_nursery() as nursery:
+            for running in self._running.values():
+                nursery.start_soon(self._close, running)
 
     async def settled(self, stream: Stream) -> None:
         """Wait until every partition of a stream leads, or has failed to."""
-        for partition in self._partitions.get(stream.stream_id, ()):
+        running = self._running.get(stream.stream_id)
+        for partition in running.partitions if running is not None else ():
             await partition.settled.wait()
 
     # -- changes of the metadata -----------------------------------------------------------------------
@@ -116,7 +133,7 @@ class Streams:
     def deleted(self, stream: Stream) -> None:
         """A stream was deleted: its subscribers end now, its files go in the background."""
         self.routes.remove(stream.name.encode())
-        for partition in self._partitions[stream.stream_id]:
+        for partition in self._running[stream.stream_id].partitions:
             partition.mark_deleted()
         if self._nursery is not None:
             self._nursery.start_soon(self._remove, stream.stream_id)
@@ -129,41 +146,65 @@ class Streams:
                 stream.name.encode(), stream.subject.encode(), len(stream.partitions), settings.check_offsets
             )
         )
-        self._partitions[stream.stream_id] = [
-            Partition(
-                stream,
-                model,
-                self._root / str(stream.stream_id) / str(model.id),
-                settings,
-                ingest=self._ingest,
-                acks=self._acks,
-                flusher=self._flusher,
-                keyring=self._config.keyring,
-            )
-            for model in stream.partitions
-        ]
-        self._stops[stream.stream_id] = (trio.CancelScope(), trio.Event())
+        running = self._running[stream.stream_id] = _Running(
+            [
+                Partition(
+                    stream,
+                    model,
+                    self._root / str(stream.stream_id) / str(model.id),
+                    settings,
+                    ingest=self._ingest,
+                    acks=self._acks,
+                    flusher=self._flusher,
+                    keyring=self._config.keyring,
+                    spawn=self._spawn,
+                )
+                for model in stream.partitions
+            ]
+        )
         if self._nursery is not None:
-            self._nursery.start_soon(self._run_partitions, stream.stream_id)
+            self._nursery.start_soon(self._open, running)
+        else:
+            running.opened.set()  # the server is stopping
 
-    async def _run_partitions(self, stream_id: uuid.UUID) -> None:
-        scope, ended = self._stops[stream_id]
+    def _spawn(self, task: Callable[[], Awaitable[None]]) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(task)
+
+    async def _open(self, running: _Running) -> None:
+        """Open the partitions of a stream, as far as they are not to be closed at once."""
         try:
-            with scope:
+            with running.opening:
                 async with trio.open_nursery() as nursery:
-                    for partition in self._partitions[stream_id]:
-                        nursery.start_soon(partition.run)
+                    for partition in running.partitions:
+                        nursery.start_soon(partition.open)
+                for partition in running.partitions:
+                    self._cleaner.add(partition)
         finally:
-            ended.set()
+            running.opened.set()
+
+    async def _close(self, running: _Running) -> None:
+        """Close the partitions of a stream; whoever comes second waits for the first."""
+        if running.closing:
+            await running.closed.wait()
+            return
+        running.closing = True
+        running.opening.cancel()
+        with trio.CancelScope(shield=True):
+            await running.opened.wait()
+            async with trio.open_nursery() as nursery:
+                for partition in running.partitions:
+                    self._cleaner.discard(partition)
+                    nursery.start_soon(partition.close)
+            for partition in running.partitions:
+                await self._cleaner.wait_idle(partition)
+        running.closed.set()
 
     async def _remove(self, stream_id: uuid.UUID) -> None:
-        scope, ended = self._stops[stream_id]
-        scope.cancel()
-        await ended.wait()
+        await self._close(self._running[stream_id])
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(self._delete_directory, self._root / str(stream_id))
-        del self._partitions[stream_id]
-        del self._stops[stream_id]
+        del self._running[stream_id]
 
     # -- files -----------------------------------------------------------------------------------------
 
