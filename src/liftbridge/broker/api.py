@@ -208,7 +208,8 @@ class ApiServicer(api_grpc.APIServicer):
         if ack is None:
             return api_pb2.PublishResponse()
         if ack.ackError != api_pb2.Ack.OK:
-            raise _refusal(ack)
+            partition = self._streams.partition(input_message.stream, input_message.partition)
+            raise _refusal(ack, partition.refusal if partition is not None else "")
         return api_pb2.PublishResponse(ack=ack)
 
     async def PublishToSubject(
@@ -307,8 +308,8 @@ def _status(error: MetadataError) -> RpcFailedError:
     return rpc_error(_CODES[error.code.name], error.text)
 
 
-def _refusal(ack: api_pb2.Ack) -> RpcFailedError:
-    """The status of a publish whose message was not stored."""
+def _refusal(ack: api_pb2.Ack, reason: str) -> RpcFailedError:
+    """The status of a publish whose message was not stored; an ack has no words, so `reason` adds them."""
     if ack.ackError == api_pb2.Ack.INCORRECT_OFFSET:
         return rpc_error(StatusCode.UNKNOWN, "incorrect expected offset")
     if ack.ackError == api_pb2.Ack.TOO_LARGE:
@@ -317,4 +318,5 @@ def _refusal(ack: api_pb2.Ack) -> RpcFailedError:
         )
     if ack.ackError == api_pb2.Ack.ENCRYPTION:
         return rpc_error(StatusCode.INTERNAL, "the value could not be encrypted")
-    return rpc_error(StatusCode.UNKNOWN, "the partition leader could not store the message")
+    text = "the partition leader could not store the message"
+    return rpc_error(StatusCode.UNKNOWN, f"{text}: {reason}" if reason else text)

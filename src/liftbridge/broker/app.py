@@ -27,6 +27,7 @@ from liftbridge.broker.api import ApiServicer, Self
 from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config, NatsConfig
 from liftbridge.broker.controller import Controller
+from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.identity import DataDirectory
 from liftbridge.broker.ingest import Ingest
 from liftbridge.broker.publisher import Publisher
@@ -131,6 +132,8 @@ class Server:
                 await disk.start(flusher.run)
                 cleaner = Cleaner(workers=config.streams.cleaner_workers)
                 await disk.start(cleaner.run)
+                space = DiskSpace(data.path, config.streams.disk_min_free)
+                await disk.start(space.run)
                 streams = Streams(
                     config,
                     data.path,
@@ -139,6 +142,7 @@ class Server:
                     acks=acks,
                     flusher=flusher,
                     cleaner=cleaner,
+                    space=space,
                     routes=publisher.routes,
                 )
                 controller.subscribe(_follow(streams))

@@ -83,6 +83,9 @@ class StreamsConfig:
     retention_max_age: int = _option("streams.retention.max.age", values.duration(), 168 * HOUR)
     cleaner_interval: int = _option("streams.cleaner.interval", values.duration(), 5 * MINUTE)
     cleaner_workers: int = _option("streams.cleaner.workers", values.integer(1, 256), 2)
+    disk_min_free: int | None = _option(
+        "streams.disk.min.free", cast("Kind[int | None]", values.integer(note="; 0 means no floor")), None
+    )
     segment_max_bytes: int = _option("streams.segment.max.bytes", values.integer(0, INT32_MAX), 268_435_456)
     segment_max_age: int = _option("streams.segment.max.age", values.duration(), 168 * HOUR)
     compact_enabled: bool = _option("streams.compact.enabled", values.boolean(), False)

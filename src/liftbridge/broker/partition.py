@@ -33,6 +33,7 @@ import trio
 
 from liftbridge._log import BatchBuilder
 from liftbridge._wire import PartitionSink, message_prefix
+from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
 from liftbridge.log import Flusher, Keyring, Log, LogOptions
 from liftbridge.metadata.model import Partition as PartitionModel
@@ -90,7 +91,8 @@ class Partition:
     """The leader of one partition.
 
     `directory` holds its log, `keyring` the master keys for it. `ingest` delivers its messages, `acks` takes
-    its acks. `spawn` starts a task that may outlive the partition.
+    its acks. While `space` is low it stores nothing; None exempts it. `spawn` starts a task that may outlive
+    the partition.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Partition:
         acks: NatsConnection,
         flusher: Flusher,
         keyring: Keyring | None,
+        space: DiskSpace | None,
         spawn: Callable[[Callable[[], Awaitable[None]]], None],
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -128,6 +131,7 @@ class Partition:
         self._sink: PartitionSink | None = None
         self._sid: int | None = None
         self._readers = trio.lowlevel.ParkingLot()
+        self._space = space
         self._spawn = spawn
         self._batch_waits = False
         self._messages_before = -1
@@ -158,6 +162,16 @@ class Partition:
         if self._log is None or self._log.next_offset == self._log.start_offset:
             return -1
         return self._log.start_offset
+
+    @property
+    def refusal(self) -> str:
+        """Why the server refuses messages that the partition could store, "" while it does not."""
+        if self._space is not None and self._space.low:
+            return (
+                f"the disk of the server has {self._space.free} bytes free, less than the "
+                f"{self._space.min_free} of streams.disk.min.free"
+            )
+        return ""
 
     @property
     def sink(self) -> PartitionSink | None:
@@ -328,6 +342,11 @@ class Partition:
         if not sink.builder.count or self.state is not State.LEADING:
             return
         assert log is not None, f"{self} leads without a log"
+        if self._space is not None and self._space.low:
+            sink.refuse(self._clock())
+            self._send_refusals()
+            return
+        size = sink.builder.size
         self.received.note(sink.builder.max_timestamp)
         try:
             log.append(sink.builder, self.model.leader_epoch)
@@ -345,6 +364,8 @@ class Partition:
             )
             self._refused_batches = 0
         sink.appended(log.next_offset)
+        if self._space is not None:
+            self._space.stored(size)
         if len(sink.leader_acks) or len(sink.commit_acks):
             self._ingest.hurry()
         if self.settings.sync_policy != "always":

@@ -25,6 +25,7 @@ import trio
 from liftbridge._wire import RouteTable, StreamRoute
 from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config
+from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
 from liftbridge.broker.partition import Partition, PartitionSettings
 from liftbridge.log import Flusher, LogOptions, delete_log
@@ -63,6 +64,7 @@ class Streams:
         acks: NatsConnection,
         flusher: Flusher,
         cleaner: Cleaner,
+        space: DiskSpace,
         routes: RouteTable,
     ) -> None:
         self._config = config
@@ -72,6 +74,7 @@ class Streams:
         self._acks = acks
         self._flusher = flusher
         self._cleaner = cleaner
+        self._space = space
         self._running: dict[uuid.UUID, _Running] = {}
         self._nursery: trio.Nursery | None = None
         self._most_partitions = _most_partitions()
@@ -141,6 +144,8 @@ class Streams:
     def _start(self, stream: Stream) -> None:
         """Start the partitions of a stream and publish its route."""
         settings = self._settings(stream)
+        # Cursors and the like are small, and reading goes on while the disk is nearly full.
+        space = None if stream.name in RESERVED_NAMES else self._space
         self.routes.put(
             StreamRoute(
                 stream.name.encode(), stream.subject.encode(), len(stream.partitions), settings.check_offsets
@@ -157,6 +162,7 @@ class Streams:
                     acks=self._acks,
                     flusher=self._flusher,
                     keyring=self._config.keyring,
+                    space=space,
                     spawn=self._spawn,
                 )
                 for model in stream.partitions
