@@ -99,6 +99,7 @@ OURS: dict[str, tuple[str, Callable[[Config], object], object]] = {
     "streams.compression": ("ZSTD", lambda c: c.streams.compression, "zstd"),
     "streams.cleaner.workers": ("3", lambda c: c.streams.cleaner_workers, 3),
     "streams.disk.min.free": ("4096", lambda c: c.streams.disk_min_free, 4096),
+    "streams.read.cache.max.bytes": ("0", lambda c: c.streams.read_cache_max_bytes, 0),
     "streams.sync.policy": ("interval", lambda c: c.streams.sync_policy, "interval"),
     "streams.sync.interval": ("10ms", lambda c: c.streams.sync_interval, 10**7),
     "streams.sync.bytes": ("1024", lambda c: c.streams.sync_bytes, 1024),

@@ -57,6 +57,11 @@ class Replay:
         """Messages received so far, without the empty one that says that the subscription is live."""
         return max(0, self._counter.messages - 1)
 
+    @property
+    def live(self) -> bool:
+        """Whether the server has said that the subscription is live."""
+        return self._counter.messages > 0
+
     async def run(self, stream: str, messages: int) -> Replayed:
         """Replay a stream from its beginning to its end.
 
@@ -67,16 +72,23 @@ class Replay:
         Raises:
             BenchError: there come more or fewer, or the call does not end as it should.
         """
-        return await receive_in_thread(self._connection, lambda: self._receive(stream, messages))
+        request = api_pb2.SubscribeRequest(
+            stream=stream, startPosition=api_pb2.EARLIEST, stopPosition=api_pb2.STOP_LATEST
+        )
+        return await self.subscribe(request, messages)
 
-    def _receive(self, stream: str, messages: int) -> Replayed:
+    async def subscribe(self, request: api_pb2.SubscribeRequest, messages: int) -> Replayed:
+        """As `run`, for any subscription that reaches its stop position after so many messages."""
+        return await receive_in_thread(self._connection, lambda: self._receive(request, messages))
+
+    def _receive(self, request: api_pb2.SubscribeRequest, messages: int) -> Replayed:
         """The replay itself, in a thread of its own; it ends early when the socket is shut down."""
         counter, expected = self._counter, messages + 1
         fd = self._connection.fileno()
         cpu = time.thread_time_ns()
         start = time.monotonic_ns()
         try:
-            self._connection.sendall(_request(self._authority, stream))
+            self._connection.sendall(_request(self._authority, request))
             counter.receive(fd, expected, SILENCE_MS)
             end = time.monotonic_ns()
             cpu = time.thread_time_ns() - cpu
@@ -147,7 +159,7 @@ def _opening(window: int) -> bytes:
     return opening
 
 
-def _request(authority: str, stream: str) -> bytes:
+def _request(authority: str, request: api_pb2.SubscribeRequest) -> bytes:
     headers = Encoder().encode(
         [
             (":method", "POST"),
@@ -159,8 +171,6 @@ def _request(authority: str, stream: str) -> bytes:
             ("user-agent", "liftbridge-bench"),
         ]
     )
-    message = api_pb2.SubscribeRequest(
-        stream=stream, startPosition=api_pb2.EARLIEST, stopPosition=api_pb2.STOP_LATEST
-    ).SerializeToString()
+    message = request.SerializeToString()
     body = b"\0" + len(message).to_bytes(4, "big") + message
     return _frame(_HEADERS, _END_HEADERS, STREAM_ID, headers) + _frame(_DATA, _END_STREAM, STREAM_ID, body)

@@ -14,6 +14,7 @@ import trio
 
 from liftbridge.broker.config import Config
 from liftbridge.broker.controller import Controller
+from liftbridge.broker.frames import FrameCache
 from liftbridge.broker.partition import Partition, State
 from liftbridge.broker.publisher import (
     Call,
@@ -57,6 +58,7 @@ class ApiServicer(api_grpc.APIServicer):
         self._controller = controller
         self._streams = streams
         self._publisher = publisher
+        self._shared = FrameCache(config.streams.read_cache_max_bytes)
 
     # -- streams ---------------------------------------------------------------------------------------
 
@@ -172,7 +174,7 @@ class ApiServicer(api_grpc.APIServicer):
             await partition.settled.wait()
         if partition.state is not State.LEADING:
             raise ended(partition)
-        async for frames in deliver(partition, await resolve(partition, input_message)):
+        async for frames in deliver(partition, await resolve(partition, input_message), self._shared):
             yield frames
 
     def _find(self, stream: str, partition_id: int) -> Partition:

@@ -93,6 +93,8 @@ class Partition:
     `directory` holds its log, `keyring` the master keys for it. `ingest` delivers its messages, `acks` takes
     its acks. While `space` is low it stores nothing; None exempts it. `spawn` starts a task that may outlive
     the partition.
+
+    `place` stands for the partition, and for the messages in its log as they are now (`broker/frames.py`).
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Partition:
         self.high_watermark = -1
         self.received = EventTimes()
         self.subscribers = 0
+        self.place = object()
         self.settled = trio.Event()
         self._directory = directory
         self._ingest = ingest
@@ -177,6 +180,11 @@ class Partition:
     def sink(self) -> PartitionSink | None:
         """The receiving end, for its counters."""
         return self._sink
+
+    def messages_changed(self) -> None:
+        """Messages below the end of the log were removed or replaced: frames that were read before are not
+        to be shared any more."""
+        self.place = object()
 
     async def wait_change(self) -> None:
         """Wait for the high watermark or the state to change."""

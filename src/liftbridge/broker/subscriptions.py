@@ -17,6 +17,7 @@ from functools import partial
 
 import trio
 
+from liftbridge.broker.frames import FrameCache
 from liftbridge.broker.partition import Partition, State
 from liftbridge.log import CorruptBatchError, LogClosedError, LogError
 from liftbridge.proto import api_pb2
@@ -111,14 +112,17 @@ def _reversed(partition: Partition, start: int, stop: int | None) -> Range:
     return Range(start, floor, reverse=True, ended=start < floor or partition.oldest_offset == -1)
 
 
-async def deliver(partition: Partition, wanted: Range) -> AsyncIterator[Frames]:
-    """The handshake, then the messages of a range. Always ends with an RpcFailedError that says why."""
+async def deliver(partition: Partition, wanted: Range, shared: FrameCache) -> AsyncIterator[Frames]:
+    """The handshake, then the messages of a range; `shared` is where subscribers share what they read.
+
+    Always ends with an RpcFailedError that says why.
+    """
     partition.subscribers += 1
     try:
         yield HANDSHAKE
         if wanted.ended:
             raise rpc_error(StatusCode.RESOURCE_EXHAUSTED, "there is nothing to deliver")
-        batches = _backward(partition, wanted) if wanted.reverse else _forward(partition, wanted)
+        batches = _backward(partition, wanted) if wanted.reverse else _forward(partition, wanted, shared)
         async for frames in batches:
             yield frames
         raise rpc_error(StatusCode.RESOURCE_EXHAUSTED, "the stop position is reached")
@@ -126,7 +130,7 @@ async def deliver(partition: Partition, wanted: Range) -> AsyncIterator[Frames]:
         partition.subscribers -= 1
 
 
-async def _forward(partition: Partition, wanted: Range) -> AsyncIterator[Frames]:
+async def _forward(partition: Partition, wanted: Range, shared: FrameCache) -> AsyncIterator[Frames]:
     offset = wanted.start
     while wanted.stop is None or offset <= wanted.stop:
         _check_state(partition)
@@ -136,7 +140,11 @@ async def _forward(partition: Partition, wanted: Range) -> AsyncIterator[Frames]
         if offset >= limit:
             await partition.wait_change()
             continue
-        data, offset = await _read(partition, offset, limit, reverse=False)
+        read = partial(_read, partition, offset, limit, reverse=False)
+        if partition.subscribers > 1 and offset >= partition.log.start_offset:
+            data, offset = await shared.read(partition.place, offset, limit, read)
+        else:
+            data, offset = await read()
         if data:
             yield Frames(data)
 
