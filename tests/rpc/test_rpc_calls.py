@@ -98,6 +98,28 @@ async def test_purerpc_client(api):
         assert offsets == [0, 1, 2, 3, 4]
 
 
+class TrailingApi(api_grpc.APIServicer):
+    """Answers with as many bytes as asked, and metadata behind them."""
+
+    async def Publish(self, input_message, request):
+        request.trailing = (("first", "1"), ("second", "two words"))
+        return api_pb2.PublishResponse(correlationId="x" * int(input_message.stream))
+
+
+@pytest.mark.parametrize("size", [0, 300_000], ids=["in one piece", "larger than the window"])
+async def test_trailing_metadata(nursery, size):
+    _, port = await serve(nursery, TrailingApi())
+    async with grpcio(port) as client:
+        method = client.method("Publish")
+        for _ in range(2):
+            response, call = await trio.to_thread.run_sync(
+                method.with_call, api_pb2.PublishRequest(stream=str(size))
+            )
+            assert len(response.correlationId) == size
+            assert call.code() is grpc.StatusCode.OK
+            assert list(call.trailing_metadata()) == [("first", "1"), ("second", "two words")]
+
+
 async def test_error_of_a_handler(client):
     error = await client.publish("refuse")
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION

@@ -145,6 +145,40 @@ def test_partition_metadata_follows_the_log(api):
         assert code(error) == grpc.StatusCode.NOT_FOUND
 
 
+def positions(api):
+    """The trailing metadata of FetchPartitionMetadata: written, synced, unsynced bytes."""
+    request = api_pb2.FetchPartitionMetadataRequest(stream="orders")
+    _, call = api.FetchPartitionMetadata.with_call(request, timeout=10)
+    trailing = dict(call.trailing_metadata())
+    names = ("written-offset", "synced-offset", "unsynced-bytes")
+    return tuple(int(trailing[f"liftbridge-{name}"]) for name in names)
+
+
+def test_written_and_synced_positions_are_told(api):
+    create(api)
+    assert positions(api) == (-1, -1, 0)
+    for number in range(3):
+        api.Publish(api_pb2.PublishRequest(stream="orders"), timeout=10)
+        assert positions(api) == (number, number, 0), "what is acked is on disk"
+
+
+@pytest.mark.parametrize("config", [{"policy": "never"}, {"policy": "interval", "interval": "1h"}])
+def test_synced_is_behind_written_where_acks_do_not_wait_for_the_disk(tmp_path, config):
+    with Server(
+        tmp_path / "server", {f"streams.sync.{key}": value for key, value in config.items()}
+    ) as server:
+        api = server.api()
+        create(api)
+        for _ in range(3):
+            api.Publish(api_pb2.PublishRequest(stream="orders", value=b"x" * 1000), timeout=10)
+        written, synced, unsynced = positions(api)
+        assert (written, synced) == (2, -1)
+        assert unsynced > 3000
+        assert server.stop() == 0
+        assert positions(server.start().api()) == (2, 2, 0), "the stop has synced"
+        assert server.stop() == 0
+
+
 @pytest.mark.parametrize("method", ["PauseStream", "SetStreamReadonly", "SetCursor", "FetchCursor"])
 def test_what_is_not_there_yet_says_so(api, method):
     with pytest.raises(grpc.RpcError) as error:

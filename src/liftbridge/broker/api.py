@@ -132,6 +132,12 @@ class ApiServicer(api_grpc.APIServicer):
             )
         response = api_pb2.FetchPartitionMetadataResponse()
         self._describe_partition(response.metadata, partition)
+        # The clients' messages have no fields for these.
+        request.trailing = (
+            ("liftbridge-written-offset", str(partition.written_offset)),
+            ("liftbridge-synced-offset", str(partition.synced_offset)),
+            ("liftbridge-unsynced-bytes", str(partition.unsynced_bytes)),
+        )
         return response
 
     def _describe_stream(self, entry: api_pb2.StreamMetadata, stream: Stream) -> None:

@@ -167,6 +167,21 @@ class Partition:
         return self._log.start_offset
 
     @property
+    def written_offset(self) -> int:
+        """Offset of the last message that was written, to the page cache at least; -1 before the first."""
+        return -1 if self._log is None else self._log.next_offset - 1
+
+    @property
+    def synced_offset(self) -> int:
+        """Offset of the last message that a loss of power cannot take any more; -1 before the first."""
+        return -1 if self._log is None else self._log.synced_offset - 1
+
+    @property
+    def unsynced_bytes(self) -> int:
+        """Bytes that were written since the last sync began."""
+        return 0 if self._log is None else self._log.unsynced_bytes
+
+    @property
     def refusal(self) -> str:
         """Why the server refuses messages that the partition could store, "" while it does not."""
         if self._space is not None and self._space.low:

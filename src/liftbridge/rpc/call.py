@@ -96,7 +96,7 @@ class Method:
                 await self._send_all(stream, self._function(argument, request=request))
             else:
                 response = await self._function(argument, request=request)
-                await stream.respond(response.SerializeToString())
+                await stream.respond(response.SerializeToString(), request.trailing)
         finally:
             if self._streamed_request:
                 await argument.aclose()

@@ -41,9 +41,13 @@ class Request(RequestReceived):  # type: ignore[misc]  # purerpc is untyped
     `send` is for handlers of streamed responses that are coroutines instead of generators, because they
     receive and send at the same time: it sends one response, or `Frames`, waiting for the client to have
     room. One task at a time may send.
+
+    `trailing` is metadata that a handler of a single response wants to go with the status OK: lower-case
+    names, values of printable ASCII.
     """
 
     send: Callable[[Any], Awaitable[None]]
+    trailing: Metadata = ()
 
     def __init__(self, stream_id: int, scheme: str, service: str, method: str, context: CallContext) -> None:
         super().__init__(stream_id, scheme, service, method, "application/grpc")

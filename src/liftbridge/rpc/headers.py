@@ -294,6 +294,19 @@ def trailers(status: Status) -> bytes:
     return block
 
 
+def trailers_ok(metadata: Metadata) -> bytes:
+    """Encode the trailers that end a response with OK and tell more about it.
+
+    Args:
+        metadata: lower-case names, and values of printable ASCII.
+    """
+    block = TRAILERS_OK
+    for name, value in metadata:
+        assert isinstance(value, str) and not name.endswith("-bin"), f"{name} is no text"
+        block += b"\x00" + _text(name) + _text(value)
+    return block
+
+
 def trailers_only(status: Status, http_status: int = 200) -> bytes:
     """Encode a response that is nothing but a status."""
     first = _STATUS_200 if http_status == 200 else b"\x08" + _text(str(http_status))

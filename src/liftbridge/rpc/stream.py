@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from . import headers, http2
+from .context import Metadata
 from .errors import Status, StatusCode, rpc_error
 from .framing import MESSAGE_HEADER_SIZE, data_frames, message_frame, whole_messages
 from .http2 import ErrorCode, StreamFailure
@@ -256,8 +257,14 @@ class Stream:
         # Without this a handler that always has more to send would never let others run.
         await trio.lowlevel.checkpoint()
 
-    async def respond(self, message: bytes) -> None:
-        """Send the only response message and end the call with OK, in one piece if the windows allow."""
+    async def respond(self, message: bytes, trailing: Metadata = ()) -> None:
+        """Send the only response message and end the call with OK, in one piece if the windows allow.
+
+        Args:
+            message: the response, serialized.
+            trailing: metadata that goes with the status.
+        """
+        trailers = headers.trailers_ok(trailing) if trailing else headers.TRAILERS_OK
         data = message_frame(message)
         connection = self._connection
         size = len(data)
@@ -265,12 +272,13 @@ class Stream:
             return
         if self._responding or size > min(self.send_window, connection.send_room(), _CHUNK):
             await self.send(data)
-            self.finish(Status(StatusCode.OK))
+            if not self.finished:
+                self._end(self._headers_frame(trailers, last=True))
             return
         self.send_window -= size
         connection.send_window -= size
         frames = data_frames(self.id, data, connection.peer_max_frame_size)
-        self._end(self._response_headers() + frames + self._headers_frame(headers.TRAILERS_OK, last=True))
+        self._end(self._response_headers() + frames + self._headers_frame(trailers, last=True))
 
     async def _reserve(self, wanted: int) -> int:
         """Book room in both windows and the write buffer; return how many bytes, at least one."""
