@@ -45,7 +45,7 @@ ORIGINAL: dict[str, tuple[str, Callable[[Config], object], object]] = {
     "streams.cleaner.interval": ("1m", lambda c: c.streams.cleaner_interval, MINUTE),
     "streams.segment.max.bytes": ("64", lambda c: c.streams.segment_max_bytes, 64),
     "streams.segment.max.age": ("1m", lambda c: c.streams.segment_max_age, MINUTE),
-    "streams.compact.enabled": ("false", lambda c: c.streams.compact_enabled, False),
+    "streams.compact.enabled": ("true", lambda c: c.streams.compact_enabled, True),
     "streams.compact.max.goroutines": ("2", lambda c: c.streams.compact_max_goroutines, 2),
     "streams.auto.pause.time": ("0", lambda c: c.streams.auto_pause_time, 0),
     "streams.auto.pause.disable.if.subscribers": (
@@ -98,6 +98,12 @@ OURS: dict[str, tuple[str, Callable[[Config], object], object]] = {
     ),
     "streams.compression": ("ZSTD", lambda c: c.streams.compression, "zstd"),
     "streams.cleaner.workers": ("3", lambda c: c.streams.cleaner_workers, 3),
+    "streams.cleaner.max.rate": ("5", lambda c: c.streams.cleaner_max_rate, 5),
+    "streams.compact.min.dirty.percent": ("0", lambda c: c.streams.compact_min_dirty_percent, 0),
+    "streams.compact.min.lag": ("1s", lambda c: c.streams.compact_min_lag, 10**9),
+    "streams.compact.max.lag": ("1m", lambda c: c.streams.compact_max_lag, MINUTE),
+    "streams.compact.tombstone.retention": ("1h", lambda c: c.streams.compact_tombstone_retention, HOUR),
+    "streams.compact.memory.bytes": ("4096", lambda c: c.streams.compact_memory_bytes, 4096),
     "streams.disk.min.free": ("4096", lambda c: c.streams.disk_min_free, 4096),
     "streams.read.cache.max.bytes": ("0", lambda c: c.streams.read_cache_max_bytes, 0),
     "streams.sync.policy": ("interval", lambda c: c.streams.sync_policy, "interval"),
@@ -316,7 +322,6 @@ def test_mistakes_in_a_file_are_named(load_text: Load, text: str, message: str) 
 @pytest.mark.parametrize(
     ("text", "key", "value"),
     [
-        ("streams.compact.enabled: true", "streams.compact.enabled", "true"),
         ("streams: {auto.pause.time: 5m}", "streams.auto.pause.time", "5m"),
         ("activity.stream.enabled: true", "activity.stream.enabled", "true"),
         ("tls: {key: a, cert: b, client.authz.enabled: true}", "tls.client.authz.enabled", "true"),

@@ -2,6 +2,7 @@
 
 import logging
 import random
+import threading
 import uuid
 from types import SimpleNamespace
 
@@ -11,7 +12,8 @@ import trio.testing
 
 from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.partition import State
-from liftbridge.log import BatchBuilder, Log, LogOptions
+from liftbridge.log import BatchBuilder, Log, LogOptions, Throttle
+from liftbridge.proto import api_pb2
 
 NOW = 1_000_000_000
 INTERVAL = 300
@@ -20,12 +22,18 @@ INTERVAL = 300
 class Cleaned:
     """As much of a partition as the cleaner sees: a log, and what the cleaner told it."""
 
-    def __init__(self, log=None, interval=INTERVAL):
-        self.settings = SimpleNamespace(cleaner_interval=interval * 10**9)
+    def __init__(self, log=None, interval=INTERVAL, stream=0, at_a_time=10):
+        self.settings = SimpleNamespace(
+            cleaner_interval=interval * 10**9,
+            log=LogOptions() if log is None else log.options,
+            compact_partitions=at_a_time,
+        )
+        self.stream = SimpleNamespace(stream_id=stream)
         self.log = log
         self.state = State.OFFLINE if log is None else State.LEADING
         self.turns = 0
         self.failures = []
+        self.changes = 0
 
     @property
     def high_watermark(self):
@@ -33,6 +41,9 @@ class Cleaned:
 
     def rest(self):
         self.turns += 1
+
+    def messages_changed(self):
+        self.changes += 1
 
     def fail(self, reason):
         self.failures.append(reason)
@@ -44,13 +55,13 @@ def open_log(tmp_path):
     """Logs with one record in each of three segments, all but the last beyond the limits."""
     logs = []
 
-    def open_log():
+    def open_log(**options):
         number = len(logs)
         log = Log.open(
             tmp_path / str(number),
             stream_id=uuid.UUID(int=1),
             partition=number,
-            options=LogOptions(segment_max_bytes=1, retention_max_messages=1),
+            options=LogOptions(**{"segment_max_bytes": 1, **(options or {"retention_max_messages": 1})}),
         )
         logs.append(log)
         fill(log, 3)
@@ -63,9 +74,10 @@ def open_log(tmp_path):
 
 
 def fill(log, count):
+    """Append records of one key, each in a segment of its own."""
     for _ in range(count):
         builder = BatchBuilder()
-        builder.add_record(value=b"x", timestamp=NOW)
+        builder.add_record(value=b"x", timestamp=NOW, key=b"k")
         log.append(builder)
 
 
@@ -93,7 +105,7 @@ def clock(mock_clock):
 
 @pytest.fixture
 async def cleaner(nursery):
-    cleaner = Cleaner(workers=2, clock=lambda: NOW)
+    cleaner = Cleaner(workers=2, compactions=2, throttle=Throttle(), clock=lambda: NOW)
     await nursery.start(cleaner.run)
     return cleaner
 
@@ -224,7 +236,7 @@ async def test_a_log_that_is_closed_meanwhile_is_no_failure(clock, cleaner, open
 
 
 async def test_stop_waits_for_the_jobs_at_work(clock, nursery, open_log):
-    cleaner = Cleaner(workers=2, clock=lambda: NOW)
+    cleaner = Cleaner(workers=2, compactions=2, throttle=Throttle(), clock=lambda: NOW)
     ended = trio.Event()
 
     async def run(task_status=trio.TASK_STATUS_IGNORED):
@@ -241,3 +253,166 @@ async def test_stop_waits_for_the_jobs_at_work(clock, nursery, open_log):
         assert not ended.is_set()
     await ended.wait()
     assert partition.turns == 1
+
+
+# -- compaction ----------------------------------------------------------------------------------------
+
+
+def offsets(log):
+    """Where the messages of a log are."""
+    found, offset = [], 0
+    while True:
+        frames, offset = log.read_frames(offset, log.next_offset, b"")
+        if not frames:
+            return found
+        while frames:
+            length = int.from_bytes(frames[1:5], "big")
+            found.append(api_pb2.Message.FromString(frames[5 : 5 + length]).offset)
+            frames = frames[5 + length :]
+
+
+async def test_a_stream_that_is_compacted_keeps_the_last_of_each_key(clock, cleaner, open_log):
+    compacted, other = Cleaned(open_log(compact=True)), Cleaned(open_log(retention_max_messages=10))
+    cleaner.add(compacted)
+    cleaner.add(other)
+    clock.jump(INTERVAL)
+    await until(lambda: compacted.changes)
+    # The last sealed one and the one in the active segment, which is not touched.
+    assert offsets(compacted.log) == [1, 2]
+    assert (offsets(other.log), other.changes) == ([0, 1, 2], 0)
+    fill(compacted.log, 2)
+    clock.jump(INTERVAL)
+    await until(lambda: compacted.changes == 2)
+    assert offsets(compacted.log) == [3, 4]
+
+
+async def test_a_run_that_removes_nothing_changes_nothing(clock, cleaner, open_log):
+    partition = Cleaned(open_log(compact=True))
+    cleaner.add(partition)
+    clock.jump(INTERVAL)
+    await until(lambda: partition.changes)
+    for turn in (2, 3):
+        clock.jump(INTERVAL)
+        await until(lambda turn=turn: partition.turns == turn and cleaner._heap)
+    assert partition.changes == 1
+
+
+@pytest.fixture
+def stuck():
+    """Throttles at which every compaction stands still until `release` is set, or the throttle is stopped."""
+
+    class Stuck(Throttle):
+        def __init__(self):
+            super().__init__(1, wait=self._wait_here)
+            self.waiting = 0
+            self.most = 0
+            self.release = threading.Event()
+            self._changed = threading.Lock()
+
+        def _wait_here(self, seconds):
+            with self._changed:
+                self.waiting += 1
+                self.most = max(self.most, self.waiting)
+            while not self.release.wait(0.001) and not self._stopped.is_set():
+                pass
+            with self._changed:
+                self.waiting -= 1
+
+    return Stuck()
+
+
+async def started(nursery, throttle, **limits):
+    cleaner = Cleaner(throttle=throttle, clock=lambda: NOW, **limits)
+    await nursery.start(cleaner.run)
+    return cleaner
+
+
+async def test_compactions_do_not_hold_up_retention(clock, nursery, open_log, stuck):
+    cleaner = await started(nursery, stuck, workers=1, compactions=1)
+    slow, other = Cleaned(open_log(compact=True)), Cleaned(open_log())
+    cleaner.add(slow)
+    clock.jump(INTERVAL)
+    await until(lambda: stuck.waiting)
+    cleaner.add(other)
+    clock.jump(INTERVAL)
+    await until(lambda: other.turns)
+    assert (slow.turns, slow.changes) == (1, 0)
+    stuck.release.set()
+    await until(lambda: slow.changes)
+
+
+@pytest.mark.parametrize(
+    ("limits", "at_a_time", "most"),
+    [
+        ({"workers": 3, "compactions": 10}, 10, 3),
+        ({"workers": 3, "compactions": 2}, 10, 2),
+        ({"workers": 3, "compactions": 10}, 1, 1),
+    ],
+    ids=["workers", "compactions", "of one stream"],
+)
+async def test_so_many_are_compacted_at_a_time(clock, nursery, open_log, stuck, limits, at_a_time, most):
+    cleaner = await started(nursery, stuck, **limits)
+    partitions = [Cleaned(open_log(compact=True), at_a_time=at_a_time) for _ in range(4)]
+    for partition in partitions:
+        cleaner.add(partition)
+    clock.jump(INTERVAL)
+    await until(lambda: stuck.waiting == most and all(partition.turns for partition in partitions))
+    stuck.release.set()
+    await until(lambda: all(partition.changes for partition in partitions))
+    assert stuck.most == most
+
+
+async def test_another_stream_passes_one_that_waits_for_its_own(clock, nursery, open_log, stuck):
+    cleaner = await started(nursery, stuck, workers=2, compactions=2)
+    first = [Cleaned(open_log(compact=True), at_a_time=1) for _ in range(2)]
+    other = Cleaned(open_log(compact=True), stream=1, at_a_time=1)
+    for partition in first:
+        cleaner.add(partition)
+    clock.jump(INTERVAL)
+    await until(lambda: all(partition.turns for partition in first))
+    cleaner.add(other)
+    clock.jump(INTERVAL)
+    await until(lambda: stuck.waiting == 2)
+    assert other.turns == 1
+    stuck.release.set()
+    await until(lambda: other.changes and all(partition.changes for partition in first))
+
+
+async def test_a_partition_that_waits_for_its_turn_is_discarded_at_once(clock, nursery, open_log, stuck):
+    cleaner = await started(nursery, stuck, workers=1, compactions=1)
+    partitions = [Cleaned(open_log(compact=True)) for _ in range(2)]
+    for partition in partitions:
+        cleaner.add(partition)
+    clock.jump(INTERVAL)
+    await until(lambda: stuck.waiting and all(partition.turns for partition in partitions))
+    (waiting,) = [partition for partition in partitions if cleaner._entries[partition].idle is None]
+    cleaner.discard(waiting)
+    await cleaner.wait_idle(waiting)
+    stuck.release.set()
+    (working,) = {*partitions} - {waiting}
+    await until(lambda: working.changes)
+    assert waiting.changes == 0
+
+
+async def test_a_log_that_is_closed_ends_its_compaction(clock, nursery, open_log, stuck):
+    cleaner = await started(nursery, stuck, workers=1, compactions=1)
+    partition = Cleaned(open_log(compact=True))
+    cleaner.add(partition)
+    clock.jump(INTERVAL)
+    await until(lambda: stuck.waiting)
+    cleaner.discard(partition)
+    await trio.to_thread.run_sync(partition.log.close)
+    stuck.release.set()
+    await cleaner.wait_idle(partition)
+    assert (partition.failures, partition.changes) == ([], 0)
+
+
+async def test_stop_ends_compactions_that_wait_for_their_share(clock, nursery, open_log, stuck):
+    cleaner = await started(nursery, stuck, workers=1, compactions=1)
+    partition = Cleaned(open_log(compact=True))
+    cleaner.add(partition)
+    clock.jump(INTERVAL)
+    await until(lambda: stuck.waiting)
+    cleaner.stop()
+    await cleaner.wait_idle(partition)
+    assert (stuck.waiting, partition.failures, partition.changes) == (0, [], 0)

@@ -61,7 +61,6 @@ def test_unknown_streams_and_groups_are_entries_not_errors(api):
         ({"replicationFactor": -2}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"partitions": -1}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"retentionMaxBytes": api_pb2.NullableInt64(value=-1)}, grpc.StatusCode.INVALID_ARGUMENT),
-        ({"compactEnabled": api_pb2.NullableBool(value=True)}, grpc.StatusCode.FAILED_PRECONDITION),
         ({"encryption": api_pb2.NullableBool(value=True)}, grpc.StatusCode.FAILED_PRECONDITION),
         ({"autoPauseTime": api_pb2.NullableInt64(value=5)}, grpc.StatusCode.FAILED_PRECONDITION),
     ],

@@ -33,7 +33,7 @@ from liftbridge.broker.ingest import Ingest
 from liftbridge.broker.publisher import Publisher
 from liftbridge.broker.streams import Streams
 from liftbridge.broker.tls import nats_ssl_context, server_ssl_context
-from liftbridge.log import Flusher
+from liftbridge.log import Flusher, Throttle
 from liftbridge.metadata.model import Stream
 from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation
 from liftbridge.nats.bridge import BRIDGE
@@ -130,7 +130,7 @@ class Server:
                 controller = await metadata.enter_async_context(self._controller(data))
                 flusher = Flusher()
                 await disk.start(flusher.run)
-                cleaner = Cleaner(workers=config.streams.cleaner_workers)
+                cleaner = _cleaner(config)
                 await disk.start(cleaner.run)
                 space = DiskSpace(data.path, config.streams.disk_min_free)
                 await disk.start(space.run)
@@ -242,6 +242,15 @@ async def _wait_for_nats(servers: Sequence[str], connections: Sequence[NatsConne
         logger.info("waiting for NATS at %s", ", ".join(map(without_secrets, servers)))
     for connection in connections:
         await connection.wait_connected()
+
+
+def _cleaner(config: Config) -> Cleaner:
+    streams = config.streams
+    return Cleaner(
+        workers=streams.cleaner_workers,
+        compactions=streams.compact_max_goroutines,
+        throttle=Throttle(streams.cleaner_max_rate),
+    )
 
 
 async def _start_publisher(publisher: Publisher) -> None:

@@ -31,6 +31,7 @@ from liftbridge.broker.config_values import (
     Setting,
 )
 from liftbridge.log.keys import OLD_KEYS_SETTING, VARIABLE, Keyring, MasterKeyError
+from liftbridge.log.options import MIN_COMPACT_MEMORY_BYTES
 
 __all__ = [
     "Config",
@@ -83,6 +84,9 @@ class StreamsConfig:
     retention_max_age: int = _option("streams.retention.max.age", values.duration(), 168 * HOUR)
     cleaner_interval: int = _option("streams.cleaner.interval", values.duration(), 5 * MINUTE)
     cleaner_workers: int = _option("streams.cleaner.workers", values.integer(1, 256), 2)
+    cleaner_max_rate: int = _option(
+        "streams.cleaner.max.rate", values.integer(note="; 0 means no limit"), 32 << 20
+    )
     disk_min_free: int | None = _option(
         "streams.disk.min.free", cast("Kind[int | None]", values.integer(note="; 0 means no floor")), None
     )
@@ -91,6 +95,15 @@ class StreamsConfig:
     segment_max_age: int = _option("streams.segment.max.age", values.duration(), 168 * HOUR)
     compact_enabled: bool = _option("streams.compact.enabled", values.boolean(), False)
     compact_max_goroutines: int = _option("streams.compact.max.goroutines", values.integer(0, INT32_MAX), 10)
+    compact_min_dirty_percent: int = _option("streams.compact.min.dirty.percent", values.integer(0, 100), 50)
+    compact_min_lag: int = _option("streams.compact.min.lag", values.duration(), 0)
+    compact_max_lag: int = _option("streams.compact.max.lag", values.duration(), 0)
+    compact_tombstone_retention: int = _option(
+        "streams.compact.tombstone.retention", values.duration(), 24 * HOUR
+    )
+    compact_memory_bytes: int = _option(
+        "streams.compact.memory.bytes", values.integer(MIN_COMPACT_MEMORY_BYTES), 128 << 20
+    )
     auto_pause_time: int = _option("streams.auto.pause.time", values.duration(), 0)
     auto_pause_disable_if_subscribers: bool = _option(
         "streams.auto.pause.disable.if.subscribers", values.boolean(), False
@@ -422,7 +435,6 @@ def _check_pair(one: str, one_value: object, other: str, other_value: object) ->
 
 
 _NOT_YET = {
-    "streams.compact.enabled": "compaction",
     "streams.auto.pause.time": "pausing idle partitions",
     "activity.stream.enabled": "the activity stream",
     "tls.client.authz.enabled": "authorization of clients",
@@ -432,7 +444,6 @@ _NOT_YET = {
 
 def _refuse_what_is_missing(config: Config, given: Mapping[str, Setting]) -> None:
     wanted = {
-        "streams.compact.enabled": config.streams.compact_enabled,
         "streams.auto.pause.time": config.streams.auto_pause_time,
         "activity.stream.enabled": config.activity.stream_enabled,
         "tls.client.authz.enabled": config.tls.client_authz_enabled,

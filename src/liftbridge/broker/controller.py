@@ -26,7 +26,7 @@ from liftbridge.broker.identity import DataDirectory, DataDirectoryError
 from liftbridge.broker.journal import Journal, JournalDamagedError, JournalError, Recovered
 from liftbridge.metadata import operations
 from liftbridge.metadata.errors import MetadataCode, MetadataError
-from liftbridge.metadata.model import REQUEST_FIELDS, Stream, StreamSettings
+from liftbridge.metadata.model import Stream, StreamSettings
 from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation, OperationError
 from liftbridge.metadata.placement import place
 from liftbridge.metadata.state import ClusterState, SnapshotError
@@ -195,12 +195,11 @@ class Controller:
                 MetadataCode.FAILED_PRECONDITION,
                 f"this server has no master key to encrypt the stream with: {self._encryption_refusal}",
             )
-        for name in ("compact_enabled", "auto_pause_time_ms"):
-            if getattr(settings, name):
-                raise MetadataError(
-                    MetadataCode.FAILED_PRECONDITION,
-                    f"{REQUEST_FIELDS[name]} is not available in this version of the server; leave it out",
-                )
+        if settings.auto_pause_time_ms:
+            raise MetadataError(
+                MetadataCode.FAILED_PRECONDITION,
+                "autoPauseTime is not available in this version of the server; leave it out",
+            )
 
     def _require_leader(self) -> None:
         if not self.is_leader:

@@ -58,8 +58,8 @@ class State(enum.Enum):
 class PartitionSettings:
     """What holds for a partition after the stream's overrides were laid over the server's settings.
 
-    Times are ns. `sync_policy` is always, interval or never. `min_isr` is the smallest in-sync set that
-    commits.
+    Times are ns. `sync_policy` is always, interval or never. At most `compact_partitions` of the stream are
+    compacted at a time. `min_isr` is the smallest in-sync set that commits.
     """
 
     log: LogOptions
@@ -69,6 +69,7 @@ class PartitionSettings:
     batch_max_messages: int
     batch_max_time: int
     cleaner_interval: int
+    compact_partitions: int
     max_message_bytes: int
     check_offsets: bool
     min_isr: int

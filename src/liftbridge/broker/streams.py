@@ -252,6 +252,7 @@ class Streams:
             or 300 * 1000 * MILLISECOND,
             max_message_bytes=self._config.clustering.replication_max_bytes,
             check_offsets=check_offsets,
+            compact_partitions=own.compact_max_goroutines or server.compact_max_goroutines,
             min_isr=own.min_isr or self._config.clustering.min_insync_replicas,
         )
 
@@ -265,6 +266,12 @@ class Streams:
             retention_max_bytes=_size(own.retention_max_bytes, server.retention_max_bytes),
             retention_max_messages=_size(own.retention_max_messages, server.retention_max_messages),
             retention_max_age_ns=_time(own.retention_max_age_ms, server.retention_max_age),
+            compact=server.compact_enabled if own.compact_enabled is None else own.compact_enabled,
+            compact_min_dirty_ratio=server.compact_min_dirty_percent / 100,
+            compact_min_lag_ns=server.compact_min_lag,
+            compact_max_lag_ns=server.compact_max_lag,
+            tombstone_retention_ns=server.compact_tombstone_retention,
+            compact_memory_bytes=server.compact_memory_bytes,
             compression=own.compression or server.compression,
             encryption=server.encryption if own.encryption is None else own.encryption,
         )
