@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from liftbridge.broker.boot import BOOT_FILE, boot_id, power_may_be_lost, remember_boot
 from liftbridge.broker.identity import DataDirectory, DataDirectoryError, check_server_id
 from liftbridge.proto import internal_pb2
 
@@ -201,3 +202,19 @@ def test_a_file_of_anything_is_an_identity_or_a_clear_error(tmp_path, content):
     else:
         assert internal_pb2.ServerState.FromString(content).server_id == server_id
     assert (tmp_path / "liftbridge").read_bytes() == content
+
+
+# ---- whether the machine has stopped ----
+
+
+def test_a_boot_is_remembered_and_another_one_noticed(tmp_path):
+    assert power_may_be_lost(tmp_path), "nothing is known of a new directory"
+    remember_boot(tmp_path)
+    if not boot_id():
+        assert power_may_be_lost(tmp_path)
+        return
+    assert not power_may_be_lost(tmp_path)
+    (tmp_path / BOOT_FILE).write_text("another boot")
+    assert power_may_be_lost(tmp_path)
+    (tmp_path / BOOT_FILE).write_bytes(b"\xff\0")
+    assert power_may_be_lost(tmp_path)

@@ -6,10 +6,12 @@ import uuid
 import pytest
 
 from liftbridge._wire import RouteTable
+from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import load
+from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
 from liftbridge.broker.streams import Streams
-from liftbridge.log import Flusher
+from liftbridge.log import Flusher, Throttle
 from liftbridge.metadata.model import StreamSettings
 from liftbridge.metadata.operations import CreateStream
 from liftbridge.metadata.placement import Placement
@@ -35,7 +37,10 @@ def settings_of_a_partition(tmp_path, config, own):
         ingest=Ingest(SERVERS, name="test", credentials=credentials, acks=acks),
         acks=acks,
         flusher=Flusher(),
+        cleaner=Cleaner(workers=1, compactions=1, throttle=Throttle(0)),
+        space=DiskSpace(tmp_path, 0),
         routes=RouteTable(),
+        power_lost=False,
     )
     streams.created(stream)
     return streams.partition("orders", 0).settings

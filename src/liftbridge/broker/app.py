@@ -19,11 +19,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import trio
 
 from liftbridge.broker.api import ApiServicer, Self
+from liftbridge.broker.boot import BOOT_FILE, power_may_be_lost, remember_boot
 from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config, NatsConfig
 from liftbridge.broker.controller import Controller
@@ -134,6 +136,7 @@ class Server:
                 await disk.start(cleaner.run)
                 space = DiskSpace(data.path, config.streams.disk_min_free)
                 await disk.start(space.run)
+                power_lost = await trio.to_thread.run_sync(power_may_be_lost, data.path)
                 streams = Streams(
                     config,
                     data.path,
@@ -144,9 +147,11 @@ class Server:
                     cleaner=cleaner,
                     space=space,
                     routes=publisher.routes,
+                    power_lost=power_lost,
                 )
                 controller.subscribe(_follow(streams))
                 await partitions.start(streams.run)
+                await _remember_boot(data.path)
                 await _start_publisher(publisher)
                 health = HealthServicer()
                 own = Self(data.server_id, *config.advertised_address(port))
@@ -251,6 +256,14 @@ def _cleaner(config: Config) -> Cleaner:
         compactions=streams.compact_max_goroutines,
         throttle=Throttle(streams.cleaner_max_rate),
     )
+
+
+async def _remember_boot(data_dir: Path) -> None:
+    try:
+        await trio.to_thread.run_sync(remember_boot, data_dir)
+    except OSError as error:
+        # The next start will take it for a stop of the machine, which is the careful way.
+        logger.warning("%s cannot be written: %s", data_dir / BOOT_FILE, error)
 
 
 async def _start_publisher(publisher: Publisher) -> None:

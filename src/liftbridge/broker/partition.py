@@ -91,9 +91,9 @@ class EventTimes:
 class Partition:
     """The leader of one partition.
 
-    `directory` holds its log, `keyring` the master keys for it. `ingest` delivers its messages, `acks` takes
-    its acks. While `space` is low it stores nothing; None exempts it. `spawn` starts a task that may outlive
-    the partition.
+    `directory` holds its log, `keyring` the master keys for it; `power_lost` is `Log.open`'s. `ingest`
+    delivers its messages, `acks` takes its acks. While `space` is low it stores nothing; None exempts it.
+    `spawn` starts a task that may outlive the partition.
 
     `place` stands for the partition, and for the messages in its log as they are now (`broker/frames.py`).
     """
@@ -109,6 +109,7 @@ class Partition:
         acks: NatsConnection,
         flusher: Flusher,
         keyring: Keyring | None,
+        power_lost: bool,
         space: DiskSpace | None,
         spawn: Callable[[Callable[[], Awaitable[None]]], None],
         clock: Callable[[], int] = time.time_ns,
@@ -130,6 +131,7 @@ class Partition:
         self._acks = acks
         self._flusher = flusher
         self._keyring = keyring
+        self._power_lost = power_lost
         self._clock = clock
         self._log: Log | None = None
         self._sink: PartitionSink | None = None
@@ -225,6 +227,7 @@ class Partition:
                     partition=self.model.id,
                     options=self.settings.log,
                     keyring=self._keyring,
+                    power_lost=self._power_lost,
                 )
             )
         except Exception as error:

@@ -66,8 +66,10 @@ class Streams:
         cleaner: Cleaner,
         space: DiskSpace,
         routes: RouteTable,
+        power_lost: bool,
     ) -> None:
         self._config = config
+        self._power_lost = power_lost
         self._root = data_dir / "streams"
         self._state = state
         self._ingest = ingest
@@ -162,6 +164,7 @@ class Streams:
                     acks=self._acks,
                     flusher=self._flusher,
                     keyring=self._config.keyring,
+                    power_lost=self._power_lost,
                     space=space,
                     spawn=self._spawn,
                 )
