@@ -1,7 +1,11 @@
 """Accepting a loss: what is good stays, byte for byte, and what is damaged is passed over from then on."""
 
+import fcntl
+import json
 import os
 import random
+import subprocess
+import sys
 
 import pytest
 from log_helpers import (
@@ -120,5 +124,44 @@ def test_a_crash_in_between_costs_nothing(tmp_path, monkeypatch, step):
     log.close()
     assert len(accept(tmp_path)) == 1
     log = open_log(tmp_path, **LIMITS)
+    assert numbers(read_all(log)) == list(range(3, RECORDS))
+    log.close()
+
+
+# ---- the command ----
+
+
+def command(*arguments, status):
+    done = subprocess.run(
+        [sys.executable, "-m", "liftbridge.cli.main", "log", "repair", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status, done
+    return done.stdout + done.stderr
+
+
+def test_the_command_tells_first_and_does_it_when_told(tmp_path):
+    data = tmp_path / "data"
+    directory = data / "streams" / str(STREAM) / "3"
+    build(directory)
+    (data / "lock").write_text("1\n")
+    assert command(data, status=0) == ""
+    path = segments(directory)[0]
+    spoil(path, SEGMENT_HEADER + 90)
+    damaged = path.read_bytes()
+    text = command(data, status=1)
+    assert "offsets 0 to 2" in text
+    assert "--accept-loss" in text
+    assert path.read_bytes() == damaged
+    assert json.loads(command(data, "--json", status=1))["type"] == "damaged"
+    with (data / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "a server runs on" in command(data, "--accept-loss", status=2)
+        assert path.read_bytes() == damaged
+    text = command(data, "--accept-loss", status=0)
+    assert "the offsets 0 to 2 are given up" in text
+    assert command(data, status=0) == ""
+    log = open_log(directory, **LIMITS)
     assert numbers(read_all(log)) == list(range(3, RECORDS))
     log.close()

@@ -303,7 +303,7 @@ def test_a_directory_without_logs(tmp_path, action):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["verify"], ["repair", "."], ["dump", ".", "--offset", "-1"], ["dump", ".", "--count", "x"]],
+    [[], ["verify"], ["mend", "."], ["dump", ".", "--offset", "-1"], ["dump", ".", "--count", "x"]],
 )
 def test_a_wrong_command_line(arguments):
     assert "usage: liftbridge log" in run(*arguments, status=2)

@@ -1,4 +1,5 @@
 """`liftbridge log verify` and `liftbridge log dump`: what is in the files of a log, and whether it is whole.
+`liftbridge log repair`, which changes files, is in `log_repair.py`.
 
 Both read a data directory or a part of it without a server, and beside a running one: files are opened for
 reading only, and nothing is locked, created or removed. What they see is `log/inspect.py`'s; here is how it
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from liftbridge.bench.progress import Progress
 from liftbridge.broker.identity import LOCK_FILE
-from liftbridge.cli import log_dump
+from liftbridge.cli import log_dump, log_repair
 from liftbridge.cli.log_dump import counted, finding_as_json, finding_as_text, size_as_text
 from liftbridge.log.files import SEGMENT_SUFFIX
 from liftbridge.log.inspect import Finding, LogInspector, is_segment_name
@@ -59,7 +60,7 @@ def log(arguments: Sequence[str]) -> int:
         # Whoever read the output wants no more of it; Python must not try to flush it at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return WELL
-    except (LogToolError, OSError) as error:
+    except (LogToolError, log_repair.RepairError, OSError) as error:
         print(f"liftbridge: {_text_of(error)}", file=sys.stderr)
         return UNUSABLE
     except KeyboardInterrupt:
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="liftbridge log", description="Look at the files of logs. No server is needed."
     )
-    actions = parser.add_subparsers(metavar="verify | dump", required=True)
+    actions = parser.add_subparsers(metavar="verify | dump | repair", required=True)
     verify = _add(actions, "verify", "check the files of logs", _VERIFY_HELP, _verify)
     verify.add_argument(
         "--quiet", "-q", action="store_true", help="print damage only, and nothing if there is none"
@@ -99,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     dump.add_argument("--batches-only", action="store_true", help="print batches without their messages")
     dump.add_argument("--index", action="store_true", help="print the entries of the index files, too")
+    mend = _add(actions, "repair", "give up what is damaged", log_repair.REPAIR_HELP, _repair)
+    mend.epilog = log_repair.REPAIR_EXITS
+    mend.add_argument(
+        "--accept-loss", action="store_true", help="do it; without this, only tell what is lost"
+    )
     return parser
 
 
@@ -317,3 +323,10 @@ def _dump(options: argparse.Namespace, partitions: list[Path]) -> int:
     for partition in partitions:
         damaged |= log_dump.dump(partition, has_server(partition), limits)
     return DAMAGED if damaged else WELL
+
+
+# ---- repair ----
+
+
+def _repair(options: argparse.Namespace, partitions: list[Path]) -> int:
+    return log_repair.repair_all(partitions, accept_loss=options.accept_loss, as_json=options.json)
