@@ -93,6 +93,9 @@ class StreamsConfig:
     read_cache_max_bytes: int = _option("streams.read.cache.max.bytes", values.integer(), 64 << 20)
     segment_max_bytes: int = _option("streams.segment.max.bytes", values.integer(0, INT32_MAX), 268_435_456)
     segment_max_age: int = _option("streams.segment.max.age", values.duration(), 168 * HOUR)
+    segment_preallocate_bytes: int = _option(
+        "streams.segment.preallocate.bytes", values.integer(0, INT32_MAX), 0
+    )
     compact_enabled: bool = _option("streams.compact.enabled", values.boolean(), False)
     compact_max_goroutines: int = _option("streams.compact.max.goroutines", values.integer(0, INT32_MAX), 10)
     compact_min_dirty_percent: int = _option("streams.compact.min.dirty.percent", values.integer(0, 100), 50)

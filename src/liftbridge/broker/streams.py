@@ -269,6 +269,7 @@ class Streams:
             retention_max_bytes=_size(own.retention_max_bytes, server.retention_max_bytes),
             retention_max_messages=_size(own.retention_max_messages, server.retention_max_messages),
             retention_max_age_ns=_time(own.retention_max_age_ms, server.retention_max_age),
+            preallocate_bytes=server.segment_preallocate_bytes,
             compact=server.compact_enabled if own.compact_enabled is None else own.compact_enabled,
             compact_min_dirty_ratio=server.compact_min_dirty_percent / 100,
             compact_min_lag_ns=server.compact_min_lag,
