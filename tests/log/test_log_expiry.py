@@ -78,6 +78,21 @@ def test_segments_of_expired_records_go(tmp_path):
     log.close()
 
 
+def test_a_log_tells_whether_its_records_may_expire(tmp_path):
+    log = open_log(tmp_path, segment_max_bytes=100)
+    expiring(log, 0)
+    assert not log.may_expire
+    expiring(log, 100)
+    assert log.may_expire
+    expiring(log, 0, 0, 0)
+    expiring(log, 0, 0, 0)
+    assert log.may_expire
+    log.close()
+    log = open_log(tmp_path, segment_max_bytes=100)
+    assert log.may_expire
+    log.close()
+
+
 def test_records_of_the_usual_kind_are_not_looked_at(tmp_path):
     log = open_log(tmp_path, segment_max_bytes=100)
     for n in range(3):

@@ -141,7 +141,9 @@ async def _forward(partition: Partition, wanted: Range, shared: FrameCache) -> A
             await partition.wait_change()
             continue
         read = partial(_read, partition, offset, limit, reverse=False)
-        if partition.subscribers > 1 and offset >= partition.log.start_offset:
+        # Frames of messages that expire must not outlive them.
+        shareable = offset >= partition.log.start_offset and not partition.log.may_expire
+        if partition.subscribers > 1 and shareable:
             data, offset = await shared.read(partition.place, offset, limit, read)
         else:
             data, offset = await read()

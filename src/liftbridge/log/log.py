@@ -128,6 +128,9 @@ class Log:
         self._codecs = codecs
         self._view = _View(tuple(found.sealed), found.active)
         self._sealed_bytes = sum(segment.size for segment in found.sealed)
+        self._sealed_attributes = 0  # of all sealed segments together, also of those that are gone
+        for segment in found.sealed:
+            self._sealed_attributes |= segment.summary.attributes
         self._synced_offset = found.active.next_offset
         self._written_bytes = 0  # since opening
         self._synced_bytes = 0
@@ -204,6 +207,11 @@ class Log:
         """The leader epochs of the log as (epoch, first offset that can belong to it), oldest first."""
         view = self._view
         return epochs_of([*(each.summary.epochs for each in view.sealed), view.active.epochs], view.start)
+
+    @property
+    def may_expire(self) -> bool:
+        """Whether a record of the log expires, or did: what is read of it is not good for ever."""
+        return bool((self._sealed_attributes | self._view.active.attributes) & ATTRIBUTE_EXPIRY)
 
     @property
     def size_bytes(self) -> int:
@@ -300,6 +308,7 @@ class Log:
         sealed = SealedSegment.of(active, self._codecs)
         self._unsynced_seals.append((sealed, active))
         self._sealed_bytes += sealed.size
+        self._sealed_attributes |= active.attributes
         open_segments.keep(sealed, active)
         self._view = _View((*self._view.sealed, sealed), fresh)
         return fresh
