@@ -341,8 +341,7 @@ class Log:
                 self._synced_offset = self._view.active.synced_offset = target
                 self._synced_bytes = written
             for _, segment in seals:
-                with suppress(OSError):  # an index saves time at the next start, nothing else
-                    write_index(segment, self._stream_id, self._partition)
+                self._remember(segment)
             if index:
                 with suppress(OSError):
                     replace_file(index_path(active.path), index)
@@ -668,6 +667,7 @@ class Log:
             if each in files[:count]:
                 segment.trim()
                 sync_data(segment.fileno())
+                self._remember(segment)
         # The newest first, so that a crash leaves no gap; and one whose place the new segment takes is
         # replaced, so that there is always a file whose name tells where the log goes on.
         for each in reversed(files[count:]):
@@ -689,6 +689,11 @@ class Log:
         self._unsynced_seals.clear()
         self._synced_offset = start
         self._synced_bytes = self._written_bytes
+
+    def _remember(self, segment: Segment) -> None:
+        """Write the index of a segment that is on disk; it saves time at the next start, nothing else."""
+        with suppress(OSError):
+            write_index(segment, self._stream_id, self._partition)
 
     def _find_cut(self, files: list[SealedSegment], active: Segment, offset: int) -> tuple[int, int, int]:
         """How many of the files stay, the position to cut the last of them at, and the new `next_offset`."""
@@ -730,6 +735,8 @@ class Log:
         reason = scan_through(segment, position)
         if segment.next_offset < following:
             segment.lose_until(following, position, reason or "what was there is missing")
+        if not segment.holes:
+            self._remember(segment)
         return SealedSegment.of(segment, self._codecs)
 
     # ---- compaction ----
