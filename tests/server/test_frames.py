@@ -117,10 +117,10 @@ async def test_one_reads_from_the_disk_while_the_others_wait(nursery):
     async def reader(limit):
         results.append(await read(cache, log, 0, limit))
 
-    for limit in (10, 10, 12, 5):
+    for limit in (10, 10, 12, 5):  # one after another, as tasks start in any order
         nursery.start_soon(reader, limit)
-    await trio.testing.wait_all_tasks_blocked()
-    assert len(log.reads) == 1
+        await trio.testing.wait_all_tasks_blocked()
+    assert log.reads == [(0, 10)]
     log.disk.set()
     await trio.testing.wait_all_tasks_blocked()
     assert sorted(following for _, following in results) == [5, 10, 10, 10]
