@@ -21,7 +21,7 @@ from compaction_helpers import (
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from log_helpers import SEGMENT_HEADER, indexes, read_all, read_all_reverse, segments
+from log_helpers import MEMORY, SEGMENT_HEADER, indexes, read_all, read_all_reverse, segments
 
 from liftbridge.log.compaction_state import STATE_NAME
 
@@ -55,7 +55,7 @@ class CompactionMachine(RuleBasedStateMachine):
     )
     def start(self, memory, **options):
         self.options = {**options, "compact_memory_bytes": memory}
-        self.directory = Path(tempfile.mkdtemp(prefix="compaction-machine-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="compaction-machine-", dir=MEMORY))
         self.log = open_compacted(self.directory, **self.options)
         self.records = {}
         self.now = 100

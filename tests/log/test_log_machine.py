@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from log_helpers import (
     BATCH_HEADER,
+    MEMORY,
     SEGMENT_HEADER,
     Record,
     batch,
@@ -62,7 +63,7 @@ class LogMachine(RuleBasedStateMachine):
     )
     def start(self, **options):
         self.options = options
-        self.directory = Path(tempfile.mkdtemp(prefix="log-machine-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="log-machine-", dir=MEMORY))
         self.log = open_log(self.directory, **options)
         self.segments = [ModelSegment(0)]
         self.now = 100
@@ -309,4 +310,4 @@ class LogMachine(RuleBasedStateMachine):
 
 
 TestLogMachine = LogMachine.TestCase
-TestLogMachine.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestLogMachine.settings = settings(max_examples=250, stateful_step_count=50, deadline=None)
