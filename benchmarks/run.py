@@ -1,7 +1,7 @@
 """What `make bench` runs: every workload of benchmarks/README.md, told as the tables that stand there.
 
 Each workload is a `liftbridge-bench` of its own, so that none inherits anything from the one before. The
-tables go to standard output, everything that was measured goes to a JSON file.
+tables go to standard output, everything that was measured goes to JSON files.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from tables import machine_line
 
 WORKLOADS = (
     ("ingest", "--sync", "both"),
@@ -64,14 +66,23 @@ def main() -> int:
             reports.append(report)
     options.output.write_text(json.dumps(reports, indent=2) + "\n")
     if reports:
-        print(_machine(reports[0]["machine"]))
+        print(machine_line(reports[0]["machine"]))
     for command in COLUMNS:
         results = [
             result for report in reports if report["command"] == command for result in report["results"]
         ]
         if results:
-            print(_table(command, results))
-    return status
+            print(_table(command, results), flush=True)
+    return status | _run_log(options)
+
+
+def _run_log(options: argparse.Namespace) -> int:
+    """Run the benchmark of the log alone, which prints its tables itself."""
+    script = Path(__file__).with_name("log_core.py")
+    arguments = ["--directory", str(options.data_dir), "--json", str(options.output.with_suffix(".log.json"))]
+    print(f"{script.name} {shlex.join(arguments)}", file=sys.stderr)
+    done = subprocess.run([sys.executable, str(script), *arguments])
+    return int(done.returncode != 0)
 
 
 def _run(workload: tuple[str, ...], options: argparse.Namespace) -> tuple[dict[str, Any] | None, int]:
@@ -83,14 +94,6 @@ def _run(workload: tuple[str, ...], options: argparse.Namespace) -> tuple[dict[s
         [sys.executable, "-m", "liftbridge.bench.main", *arguments], stdout=subprocess.PIPE, text=True
     )
     return (json.loads(done.stdout) if done.stdout else None), int(done.returncode != 0)
-
-
-def _machine(machine: dict[str, str]) -> str:
-    return (
-        f"{machine['cpu']}, {machine['memory']}, {machine['kernel']}, {machine['python']}, "
-        f"nats-server {machine['nats_server']}, liftbridge {machine['liftbridge']} "
-        f"(commit {machine['commit']}), load before {machine['load']}.\n"
-    )
 
 
 def _table(command: str, results: list[dict[str, Any]]) -> str:

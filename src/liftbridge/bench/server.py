@@ -29,7 +29,7 @@ START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 LAST_LINES = 15
 
-_SERVING = re.compile(r"serving clients on (\S+):(\d+) as server")
+SERVING = re.compile(r"serving clients on (\S+):(\d+) as server")
 _NATS = re.compile(r"the embedded NATS server listens on (nats://\S+)")
 
 
@@ -85,7 +85,7 @@ async def own_server(sync: str, parent: Path) -> AsyncIterator[ServerUnderTest]:
     with tempfile.TemporaryDirectory(prefix="liftbridge-bench-", dir=parent) as name:
         directory = Path(name).resolve()
         process = await trio.lowlevel.open_process(
-            _command(directory, sync),
+            command(directory, sync),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -110,7 +110,7 @@ async def own_server(sync: str, parent: Path) -> AsyncIterator[ServerUnderTest]:
                 await _stop(process)
 
 
-def _command(directory: Path, sync: str) -> list[str]:
+def command(directory: Path, sync: str) -> list[str]:
     """Write the configuration of a server into `directory`; returns the command line that starts it."""
     nats = directory / "nats.conf"
     nats_settings = {
@@ -174,7 +174,7 @@ class _Log:
         self._lines.append(line)
         if found := _NATS.search(line):
             self.nats = address(found[1], 4222)
-        if found := _SERVING.search(line):
+        if found := SERVING.search(line):
             self.grpc = (found[1], int(found[2]))
             self.serving.set()
 
