@@ -48,6 +48,7 @@ SPARE_DESCRIPTORS = 200
 SERVER_SHARE = 0.5  # of the descriptors, for partitions (liftbridge.broker.streams)
 START_SECONDS = 600.0
 TIMESTAMP = 1_700_000_000_000_000_000
+SEALED_SEGMENTS = 1_000
 FILLED_RECORDS, FILLED_BYTES = 10, 1024
 _NATS = re.compile(r"the embedded NATS server listens on nats://(\S+):(\d+)")
 
@@ -145,6 +146,23 @@ def child(task: str, root: Path, count: int, workers: int) -> Figures:
             list(pool.map(Log.close, logs))
         figures["close_seconds"] = closing.wall
     return figures
+
+
+def read_sealed(root: Path) -> Figures:
+    """Read a log of many segments through, oldest first, and see how many descriptors that leaves open."""
+    before = descriptors("self")
+    options = LogOptions(segment_max_bytes=1)
+    log = Log.open(root, stream_id=uuid.UUID(int=0), partition=0, options=options)
+    builder = BatchBuilder()
+    builder.add_record(value=b"x", timestamp=TIMESTAMP, subject=b"bench.subject")
+    for _ in range(SEALED_SEGMENTS + 1):
+        log.append(builder)
+    offset = 0
+    while offset < log.next_offset:
+        _, offset = log.read_frames(offset, log.next_offset, b"")
+    written = descriptors("self") - before
+    log.sync()  # lets go of those that were not synced
+    return {"unsynced_descriptors": written, "descriptors": descriptors("self") - before}
 
 
 def in_child(task: str, root: Path, count: int, workers: int) -> Figures:
@@ -374,6 +392,12 @@ def main() -> int:
         }
         tell_logs(opened, logs)
         everything["logs"] = opened
+        with tempfile.TemporaryDirectory(dir=directory) as name:
+            everything["sealed"] = sealed = read_sealed(Path(name))
+        print(
+            f"A log of {SEALED_SEGMENTS:,} sealed segments, read through: {sealed['descriptors']:,} "
+            f"descriptors; before its sync {sealed['unsynced_descriptors']:,}.\n"
+        )
     if arguments.only != "logs":
         server = measure_server(directory, partitions, arguments.idle)
         tell_server(server, partitions)
