@@ -224,6 +224,29 @@ def test_batches_in_the_place_of_others_where_the_index_is_believed(tmp_path, ch
     log.close()
 
 
+@pytest.mark.parametrize("synced", [True, False])
+def test_after_a_loss_of_power_the_batches_tell_what_was_synced(tmp_path, synced):
+    """Damage in what was on disk once is a hole; in what need not have been, the end of the log."""
+    log = open_log(tmp_path)
+    for n in range(0, 10, 2):
+        log.append(numbered(n, 2))
+        if synced:
+            log.sync()
+        if n == 2:
+            damaged = log._view.active.last_position
+    flip(segments(tmp_path)[0], damaged + BATCH_HEADER)
+    log = open_log(tmp_path, power_lost=True)
+    if synced:
+        assert (log.next_offset, log.truncated_bytes) == (10, 0)
+        assert [(each.first_offset, each.next_offset) for each in log.damage] == [(2, 4)]
+        assert check_past_damage(log, 10) == {2, 3}
+    else:
+        assert (log.next_offset, log.damage) == (2, ())
+        assert log.truncated_bytes > 0
+        assert numbers(read_all(log)) == [0, 1]
+    log.close()
+
+
 def test_a_batch_of_another_history_is_noticed_by_the_chain(tmp_path):
     """Its checksum and offsets are good; what it was written behind is not what is there."""
     positions = build(tmp_path / "a", batches=3)

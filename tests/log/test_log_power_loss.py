@@ -182,6 +182,20 @@ def test_a_truncation_vouches_for_what_it_leaves(machine, scratch):
         run.after_power_loss(seed, Order.ORDERED, scratch / "left").check()
 
 
+def test_names_are_on_disk_when_no_index_could_be_written(machine, scratch):
+    """An index is synced with its directory; a sync must not count on one for the names of segments."""
+    script = [("open", 0), ("append", 14), ("append", 14), ("append", 14)]
+    sound = machine.run("script", empty(scratch / "sound"), plan([Kind.CREATE]), script=script)
+    run = new_run(machine, scratch / "run", OPTIONS)
+    full = plan([Kind.CREATE], sound.answer["calls"] + 1, Action.FAIL, errno.ENOSPC, onwards=True)
+    for _ in run.go([*script, ("sync", 0)], full):
+        pass
+    assert run.history.synced == 42
+    assert not list(run.root.glob("log/*.index"))
+    for seed in range(20):
+        run.after_power_loss(seed, Order.PREFIX, scratch / "left").check()
+
+
 def test_a_restart_after_a_failed_sync(machine, scratch):
     """What a failed sync has dropped is in the page cache still, but clean: no sync writes it any more.
 
@@ -230,16 +244,24 @@ def test_a_log_that_syncs_too_little_is_caught(machine, scratch, mutant):
             run.after_power_loss(event, Order.PREFIX, scratch / "left").check()
 
 
-def test_a_recovery_that_does_not_sync_is_caught(machine, scratch):
+@pytest.mark.parametrize("mutant", ["", "no sync in recovery"])
+def test_a_recovery_that_does_not_sync_is_caught(machine, scratch, mutant):
     """A batch of a killed process is in the page cache alone; who opens the log next makes it durable."""
     run = new_run(machine, scratch / "run", ONE_SEGMENT)
     for _ in run.go([("open", 0), ("append", 3)]):
         pass
-    with pytest.raises(AssertionError, match="was told to be there"):
-        for _ in run.go([("open", 0)], mutant="no sync in recovery"):
+
+    def play():
+        for _ in run.go([("open", 0)], mutant=mutant):
             pass
         for seed in range(20):
             run.after_power_loss(seed, Order.PREFIX, scratch / "left").check()
+
+    if mutant:
+        with pytest.raises(AssertionError, match="was told to be there"):
+            play()
+    else:
+        play()
 
 
 @pytest.mark.parametrize("mutant", ["", "second try of a sync"])
