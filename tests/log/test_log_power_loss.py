@@ -199,15 +199,17 @@ def test_names_are_on_disk_when_no_index_could_be_written(machine, scratch):
 def test_a_restart_after_a_failed_sync(machine, scratch):
     """What a failed sync has dropped is in the page cache still, but clean: no sync writes it any more.
 
-    The next process finds it there and must not take it for durable, unless it has written it anew.
+    The next process finds it there and must not take it for durable, unless it has written it anew; and what
+    was durable before stays so meanwhile.
     """
     run = new_run(machine, scratch / "run", ONE_SEGMENT)
     script = [("open", 0), ("append", 3), ("sync", 0), ("append", 3), ("sync", 0)]
     for _ in run.go(script, failing_second_sync(machine, scratch, script), tolerant=True):
         pass
     assert run.history.synced == 3
-    for _ in run.go([("open", 0), ("sync", 0)]):
-        pass
+    for event in run.go([("open", 0), ("sync", 0)]):
+        for seed in range(3):
+            run.after_power_loss(f"{event} {seed}", Order.PREFIX, scratch / "left").check()
     for seed in range(20):
         run.after_power_loss(seed, Order.PREFIX, scratch / "left").check()
 
