@@ -189,6 +189,22 @@ def test_batches_longer_than_a_read_window(tmp_path):
     log.close()
 
 
+def test_reads_from_every_offset_in_both_directions(tmp_path):
+    """Across batches, stretches of the sparse index, and segments, wherever a read begins or goes on."""
+    log = open_log(tmp_path, segment_max_bytes=20_000)
+    for size in range(30):
+        log.append(numbered(log.next_offset, 1 + size % 3, 1000))
+    end = log.next_offset
+    assert len(log._view.sealed) > 2
+    assert len(log._view.sealed[0].open().index_bytes()) > 2 * 16, "each segment has several stretches"
+    for offset in range(end):
+        for max_bytes in (1, 3000, 262144):
+            assert numbers(read_all(log, offset, max_bytes=max_bytes)) == list(range(offset, end))
+            back = read_all_reverse(log, offset, max_bytes=max_bytes)
+            assert numbers(back) == list(range(offset, -1, -1))
+    log.close()
+
+
 @pytest.mark.parametrize("segment_max_bytes", [1, 3000, 1 << 20])
 def test_time_search_is_exact(tmp_path, segment_max_bytes):
     """Many records share a timestamp, across batches, index entries and segments."""

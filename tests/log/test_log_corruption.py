@@ -301,6 +301,24 @@ def test_impossible_headers_with_a_good_checksum(tmp_path, field, value, reason)
     log.close()
 
 
+def test_a_record_that_goes_beyond_its_batch(tmp_path):
+    """A search by time stops at the record it wants; it must not take one that cannot be whole."""
+    (position,) = build(tmp_path, batches=1)
+    path = segments(tmp_path)[0]
+    rewritten(
+        path, position, lambda batch: batch.__setitem__(slice(BATCH_HEADER, BATCH_HEADER + 4), b"\0\0\1\0")
+    )
+    log = open_log(tmp_path)
+    for read in (
+        lambda: log.offset_at_or_after(0),
+        lambda: log.read_frames(0, 3, PREFIX),
+        lambda: log.read_frames_reverse(2, 0, PREFIX),
+    ):
+        with pytest.raises(CorruptBatchError, match="malformed"):
+            read()
+    log.close()
+
+
 def test_every_byte_of_records_altered_under_a_good_checksum(tmp_path):
     """No content of a record, however it came about, makes a reader run wild: an error or whole messages."""
     (position,) = build(tmp_path, batches=1)

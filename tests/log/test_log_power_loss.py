@@ -182,6 +182,25 @@ def test_a_truncation_vouches_for_what_it_leaves(machine, scratch):
         run.after_power_loss(seed, Order.ORDERED, scratch / "left").check()
 
 
+@pytest.mark.parametrize("order", Order, ids=lambda order: order.value)
+def test_a_cut_is_on_disk_before_the_log_goes_on(machine, scratch, order):
+    """Else what was cut off comes back beside what has its offsets by then."""
+    run = new_run(machine, scratch / "run", ONE_SEGMENT)
+    script = [
+        ("open", 0),
+        ("append", 3),
+        ("append", 3),
+        ("sync", 0),
+        ("truncate", 3),
+        ("append", 3),
+        ("sync", 0),
+    ]
+    for event in run.go(script):
+        run.after_power_loss(event, order, scratch / "left").check()
+    for seed in range(20):
+        run.after_power_loss(seed, order, scratch / "left").check()
+
+
 def test_names_are_on_disk_when_no_index_could_be_written(machine, scratch):
     """An index is synced with its directory; a sync must not count on one for the names of segments."""
     script = [("open", 0), ("append", 14), ("append", 14), ("append", 14)]
