@@ -167,6 +167,36 @@ def test_a_loss_of_power_at_every_moment_of_a_run(machine, scratch, crash, order
     assert len(ended.events) > 30
 
 
+@pytest.mark.parametrize("order", Order, ids=lambda order: order.value)
+def test_a_loss_of_power_while_a_compacted_segment_is_cut(machine, scratch, order):
+    """Its header tells its range, so it is written anew as a whole; what stays of it was durable before."""
+    root = scratch / "root"
+    log = open_compacted(root / "log", **OPTIONS)
+    for n in range(18):
+        log.append(entries([Entry(b"%d" % (n % 13), b"")], n + 1))
+    compact(log)
+    first = log._view.sealed[0]
+    assert first.sparse and first.base_offset == 0 and first.summary.count >= 3
+    log.close()
+    before = stored(root / "log")
+    cut = sorted(before)[2]
+    disk = Disk(root)
+    code = "from compaction_helpers import open_compacted\n"
+    code += f"open_compacted(Path('log').absolute(), **{OPTIONS!r}).truncate({cut})"
+    events = machine.run("code", root, plan(CALLS), code=code).events
+    assert stored(root / "log").keys() == set(sorted(before)[:2])
+    for number, event in enumerate(events):
+        disk.apply(event)
+        for again in range(4):
+            materialise(disk.lose_power(f"{number} {again}", order), scratch / "left")
+            log = open_compacted(scratch / "left" / "log", **OPTIONS)
+            assert log.damage == ()
+            found = stored(log.directory)
+            assert found.items() <= before.items() and set(sorted(before)[:2]) <= found.keys()
+            log.close()
+            shutil.rmtree(scratch / "left")
+
+
 @pytest.mark.parametrize("forgotten", ["swap.sync_directory", "compaction.sync_data"])
 def test_a_run_that_syncs_too_little_is_caught(machine, scratch, crash, forgotten):
     root = crash.copy(scratch / "root")

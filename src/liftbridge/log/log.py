@@ -32,7 +32,7 @@ import uuid
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ from liftbridge.log.files import (
     sync_data,
     sync_directory,
 )
-from liftbridge.log.header import KEY_SLOTS, SegmentHeader
+from liftbridge.log.header import SegmentHeader
 from liftbridge.log.index import encode_index, write_index
 from liftbridge.log.keys import Keyring
 from liftbridge.log.options import LogOptions
@@ -68,6 +68,7 @@ from liftbridge.log.segments import (
     Codecs,
     SealedSegment,
     create_segment,
+    cut_segment,
     detached,
     open_segment,
     open_segments,
@@ -721,17 +722,8 @@ class Log:
         open_segments.forget(sealed)
         index_path(sealed.path).unlink(missing_ok=True)
         sync_directory(self.directory)  # an index that knows of more would make damage of this
-        segment, header = open_segment(sealed.path, os.O_RDWR, self._codecs, Before())
-        assert header is not None
-        if header.end_offset >= 0:
-            # Its header names the range, so it is written anew; a rename makes the change whole.
-            content = os.pread(segment.fileno(), position, 0)
-            block = replace(header, end_offset=following).encode(content[KEY_SLOTS:SEGMENT_HEADER_BYTES])
-            replace_file(sealed.path, block + content[SEGMENT_HEADER_BYTES:])
-            segment, _ = open_segment(sealed.path, os.O_RDWR, self._codecs, Before())
-        else:
-            os.ftruncate(segment.fileno(), position)
-        sync_data(segment.fileno())
+        cut_segment(sealed.path, position, following)
+        segment, _ = open_segment(sealed.path, os.O_RDWR, self._codecs, Before())
         reason = scan_through(segment, position)
         if segment.next_offset < following:
             segment.lose_until(following, position, reason or "what was there is missing")

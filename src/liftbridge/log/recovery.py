@@ -55,7 +55,15 @@ from liftbridge.log.files import (
 )
 from liftbridge.log.header import SegmentHeader
 from liftbridge.log.index import Summary, load_index, read_summary, write_index
-from liftbridge.log.segments import Before, Codecs, SealedSegment, is_zero, open_segment, scan_through
+from liftbridge.log.segments import (
+    Before,
+    Codecs,
+    SealedSegment,
+    cut_segment,
+    is_zero,
+    open_segment,
+    scan_through,
+)
 from liftbridge.log.swap import finish_swaps
 
 MISSING = "the file behind it is missing, and its index tells what was in it"
@@ -380,7 +388,7 @@ class _Recovery:
         assert offset == following, "a truncation cuts between batches"
         index_path(segment.path).unlink(missing_ok=True)
         self.truncated_bytes += segment.end - position
-        self._trim(segment.path, position)
+        cut_segment(segment.path, position, following)
         cut, size, _ = self._open(segment.path, os.O_RDONLY)
         self._scan_through(cut, size)
         return cut

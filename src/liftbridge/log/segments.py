@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from liftbridge._log import SEGMENT_HEADER_BYTES, Segment, find_batch
-from liftbridge.log.files import FILE_MODE, write_all
-from liftbridge.log.header import SegmentHeader
+from liftbridge.log.files import FILE_MODE, replace_file, sync_data, write_all
+from liftbridge.log.header import KEY_SLOTS, SegmentHeader
 from liftbridge.log.index import Summary, load_index
 
 if TYPE_CHECKING:
@@ -159,6 +159,26 @@ def create_segment(path: Path, header: SegmentHeader, codecs: Codecs, before: Be
         path.unlink()
         raise
     return Segment(fd, path, header.base_offset, codec=codec, **vars(before))
+
+
+def cut_segment(path: Path, position: int, following: int) -> None:
+    """Cut a segment file off at byte `position`, which is the offset `following`; blocking.
+
+    What stays is on disk when this returns. Raises OSError.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        header = SegmentHeader.decode(os.pread(fd, SEGMENT_HEADER_BYTES, 0))
+        if header is not None and header.end_offset >= 0:
+            # Its header names the range, so it is written anew; a rename makes the change whole.
+            content = os.pread(fd, position, 0)
+            block = replace(header, end_offset=following).encode(content[KEY_SLOTS:SEGMENT_HEADER_BYTES])
+            replace_file(path, block + content[SEGMENT_HEADER_BYTES:])
+        else:
+            os.ftruncate(fd, position)
+            sync_data(fd)
+    finally:
+        os.close(fd)
 
 
 def scan_through(segment: Segment, size: int) -> str:
