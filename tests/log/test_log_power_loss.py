@@ -201,7 +201,7 @@ def test_a_cut_is_on_disk_before_the_log_goes_on(machine, scratch, order):
         run.after_power_loss(seed, order, scratch / "left").check()
 
 
-def test_names_are_on_disk_when_no_index_could_be_written(machine, scratch):
+def test_a_sync_needs_no_index_to_be_one(machine, scratch):
     """An index is synced with its directory; a sync must not count on one for the names of segments."""
     script = [("open", 0), ("append", 14), ("append", 14), ("append", 14)]
     sound = machine.run("script", empty(scratch / "sound"), plan([Kind.CREATE]), script=script)
