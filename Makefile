@@ -10,13 +10,14 @@ PROTO := $(WITH_PATH) $(BIN)/python proto/generate.py
 PYX := $(wildcard src/liftbridge/*.pyx src/liftbridge/*/*.pyx)
 SOURCES := $(PYX) $(wildcard src/liftbridge/*.pxd src/liftbridge/*.pxi src/liftbridge/*.h) setup.py pyproject.toml
 
-.PHONY: help run build dev test torture check proto bench wheel clean
+.PHONY: help run build dev test test-the-tests torture check proto bench wheel clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make build   make .venv with liftbridge in it"
 	@echo "make run     build, and start a server with an embedded NATS server (liftbridge dev)"
 	@echo "make test    run the tests"
+	@echo "make test-the-tests  plant bugs in a copy; the tests must catch each (CONTRIBUTING.md)"
 	@echo "make torture kills, disk errors and losses of power under the log, for long (CONTRIBUTING.md)"
 	@echo "make check   format, lint, types, layers, generated code"
 	@echo "make proto   write src/liftbridge/proto from proto/*.proto"
@@ -50,6 +51,10 @@ $(VENV)/.check: $(VENV)/.built
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# With the Python and Cython of `make check`, as the copies are built without pip.
+test-the-tests: $(VENV)/.test $(VENV)/.check
+	$(BIN)/python tests/sabotage/run.py --table docs/planted-bugs.md
 
 # Each round has a seed of its own making; a seed in the environment repeats what it did.
 torture: export LIFTBRIDGE_TORTURE_ROUNDS ?= 50

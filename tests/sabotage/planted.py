@@ -1,0 +1,478 @@
+"""Bugs that the suite must catch: one line of the product each, and the narrowest tests that must fail.
+
+A suite that has never failed proves little. Each bug here breaks one promise of the log or of what stands
+around it, as a slip of the keyboard would; `run.py` plants them one by one and asks the tests. One that
+survives is a gap in the tests, not in this list.
+
+Invariants:
+
+- The old text occurs in its file as often as `times` says; `test_planted.py` holds the list to that, so that
+  a change of the code cannot turn a bug into none.
+- With the bug the package can still be built, imported and used: what fails is what the test asserts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# What a change of these files makes stale; the parts of `_wire.pyx` are included, and all else is `_log.pyx`.
+_BUILT = (".pyx", ".pxi", ".h")
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One planted bug.
+
+    Arguments:
+        name: for `--only`.
+        what: what the code does wrong with it, for the table.
+        file: below `src/liftbridge`.
+        old, new: the text that is replaced, and by what.
+        tests: arguments for pytest, from the folder of the repository.
+        times: how often the old text occurs; every occurrence is replaced.
+    """
+
+    name: str
+    what: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    times: int = 1
+
+    @property
+    def extension(self) -> str:
+        """The C core that has to be built anew, "" for none."""
+        if not self.file.endswith(_BUILT):
+            return ""
+        return "_wire" if self.file.startswith("_wire") else "_log"
+
+
+def _log(*names: str) -> tuple[str, ...]:
+    return tuple(f"tests/log/test_log_{name}" for name in names)
+
+
+SYNCING = (
+    Bug(
+        "sync-does-nothing",
+        "a sync leaves the active segment in the page cache",
+        "log/log.py",
+        "            sync_data(active.fileno())\n",
+        "            active.fileno()\n",
+        _log("power_loss.py::test_a_sync_needs_no_index_to_be_one"),
+    ),
+    Bug(
+        "seal-not-synced",
+        "a sync passes over segments that were sealed since the last one",
+        "log/log.py",
+        "                segment.trim()\n                sync_data(segment.fileno())\n            if seals:",
+        "                segment.trim()\n            if seals:",
+        _log("power_loss.py::test_a_sync_needs_no_index_to_be_one"),
+    ),
+    Bug(
+        "directory-not-synced",
+        "a sync leaves the name of a new segment to chance",
+        "log/log.py",
+        "            if seals:\n                sync_directory(self.directory)\n",
+        "",
+        _log("power_loss.py::test_a_sync_needs_no_index_to_be_one"),
+    ),
+    Bug(
+        "synced-before-it-is",
+        "the synced offset moves before the system calls",
+        "log/log.py",
+        "            self._sync_files(seals, active)\n",
+        "            self._synced_offset = target\n            self._sync_files(seals, active)\n",
+        _log("failures.py::test_a_failed_sync_is_final"),
+    ),
+    Bug(
+        "sync-vouches-for-more",
+        "a sync vouches for what was appended while it ran",
+        "log/log.py",
+        "self._synced_offset = self._view.active.synced_offset = target",
+        "self._synced_offset = target = self._view.active.next_offset",
+        _log("failures.py::test_a_sync_vouches_only_for_what_was_there_when_it_began"),
+    ),
+    Bug(
+        "failed-sync-tried-again",
+        "a sync that has failed is tried again, and believed",
+        "log/log.py",
+        "            self.failed = error\n            leave_distrust(self.directory)\n"
+        "            self._check_usable()",
+        "            assert error\n            sync_data(os.dup(active.fileno()))",
+        _log("power_loss.py::test_a_second_try_of_a_failed_sync_is_caught"),
+    ),
+    Bug(
+        "failed-sync-forgotten",
+        "the next process is not told of a failed sync, and takes the page cache for the disk",
+        "log/log.py",
+        "            leave_distrust(self.directory)\n",
+        "",
+        _log("power_loss.py::test_a_restart_after_a_failed_sync"),
+    ),
+    Bug(
+        "replaced-without-sync",
+        "a file is renamed into its place before it is on disk",
+        "log/files.py",
+        "            write_all(fd, data, 0)\n            sync_data(fd)\n",
+        "            write_all(fd, data, 0)\n",
+        _log("compaction_disk.py::test_a_loss_of_power_while_a_compacted_segment_is_cut"),
+    ),
+    Bug(
+        "rewritten-without-sync",
+        "what a failed sync may have dropped is copied, and the copy is not synced",
+        "log/files.py",
+        "                position += len(piece)\n            sync_data(target)\n",
+        "                position += len(piece)\n",
+        _log("power_loss.py::test_a_restart_after_a_failed_sync"),
+    ),
+    Bug(
+        "request-forgotten",
+        "a sync that was asked for is forgotten when its flush is cancelled",
+        "log/flusher.py",
+        "                        self.request(log, done, failed)\n",
+        "                        del log, done, failed\n",
+        _log("flusher.py::test_a_request_cancelled_while_it_waits_for_a_thread_is_kept"),
+    ),
+    Bug(
+        "ack-before-flush",
+        "under `always`, messages are committed and acked before they are on disk",
+        "broker/partition.py",
+        'if self.settings.sync_policy != "always":',
+        'if self.settings.sync_policy != "":',
+        _log("acks.py"),
+    ),
+    Bug(
+        "ack-one-too-many",
+        "the ack of the first message that is not committed leaves with those before it",
+        "_wire_partition.pxi",
+        "            if entry.offset >= below:\n",
+        "            if entry.offset > below:\n",
+        ("tests/wire/test_wire_ingest.py::test_acks_wait_for_their_offset",),
+    ),
+    Bug(
+        "journal-not-synced",
+        "a metadata operation is applied before its record is on disk",
+        "broker/journal.py",
+        "            sync_file(self._descriptor)\n        except OSError as error:\n"
+        '            raise self._fail("be synced", error) from error',
+        "            assert self._descriptor\n        except OSError as error:\n"
+        '            raise self._fail("be synced", error) from error',
+        ("tests/metadata/test_metadata_journal.py::test_an_error_while_syncing_is_final",),
+    ),
+)
+
+RECOVERY = (
+    Bug(
+        "index-of-another-size",
+        "an index file is believed although the segment has another size",
+        "log/recovery.py",
+        "(summary.end, summary.next_offset) == (size, following)",
+        "summary.next_offset == following",
+        _log("corruption.py::test_a_sealed_segment_of_another_length_than_its_index_says"),
+    ),
+    Bug(
+        "torn-tail-kept",
+        "a torn tail is left behind the data",
+        "log/recovery.py",
+        "            os.ftruncate(segment.fileno(), segment.end)\n        sync_data(segment.fileno())\n",
+        "        sync_data(segment.fileno())\n",
+        _log("recovery.py::test_recovery_is_idempotent"),
+    ),
+    Bug(
+        "scanned-not-synced",
+        "recovery serves what it has scanned, and does not sync it",
+        "log/recovery.py",
+        "        sync_data(segment.fileno())\n        return segment\n",
+        "        return segment\n",
+        _log("power_loss.py::test_a_recovery_that_does_not_sync_is_caught"),
+    ),
+    Bug(
+        "unproven-kept",
+        "after a loss of power, damage in what was never synced stays as a hole in the log",
+        "log/recovery.py",
+        "        if power_lost and self._cut_unproven(paths):\n",
+        "        if power_lost and not self and self._cut_unproven(paths):\n",
+        _log("corruption.py::test_after_a_loss_of_power_the_batches_tell_what_was_synced"),
+    ),
+    Bug(
+        "proven-cut",
+        "after a loss of power, the log is cut off at damage in what was synced",
+        "log/recovery.py",
+        "for each in self.damage if each.first_offset >= proven), None)",
+        "for each in self.damage if proven >= 0), None)",
+        _log("corruption.py::test_after_a_loss_of_power_the_batches_tell_what_was_synced"),
+    ),
+    Bug(
+        "write-not-cut-off",
+        "what a failed write has left stays in the file",
+        "_log.pyx",
+        "                cut = truncate_to(self.fd, self.end)\n",
+        "                cut = 0\n",
+        _log("failures.py::test_a_short_write_is_cut_off_and_the_log_goes_on"),
+    ),
+    Bug(
+        "distrusted-kept",
+        "after a failed sync, the next process does not write anew what may be in the page cache only",
+        "log/recovery.py",
+        "                    write_again(path)\n",
+        "                    path.stat()\n",
+        _log("power_loss.py::test_a_restart_after_a_failed_sync"),
+    ),
+)
+
+CHECKS = (
+    Bug(
+        "checksum-unchecked",
+        "the checksum of a batch is not looked at",
+        "_batch.h",
+        "if (crc32c_any(0, p + 12, length - 12) != info->crc)",
+        "if (length == 0)",
+        _log("corruption.py::test_every_byte_of_an_unclean_active_segment"),
+    ),
+    Bug(
+        "record-bounds-unchecked",
+        "a record may be longer than what is left of its batch",
+        "_batch.h",
+        "if (size > (size_t)(end - p) || size < start + 2)",
+        "if (size < start + 2)",
+        _log("corruption.py::test_a_record_that_goes_beyond_its_batch"),
+    ),
+    Bug(
+        "chain-unchecked",
+        "a batch is taken although it followed another one when it was written",
+        "_log.pyx",
+        "info.prev_crc not in (0, self.last_crc)",
+        "info.prev_crc == 1",
+        _log("corruption.py::test_a_batch_of_another_history_is_noticed_by_the_chain"),
+    ),
+    Bug(
+        "place-unchecked",
+        "where an index is believed, a good batch is served in the place of another",
+        "_segment.h",
+        "if (info->base_offset < w->expected || ",
+        "if (w->expected == INT64_MAX || ",
+        _log("corruption.py::test_batches_in_the_place_of_others_where_the_index_is_believed"),
+    ),
+    Bug(
+        "nonce-constant",
+        "every body is encrypted with the same nonce",
+        "log/codec.py",
+        "nonce = os.urandom(NONCE_BYTES)",
+        "nonce = bytes(NONCE_BYTES)",
+        _log("codec.py::test_no_two_bodies_are_equal"),
+    ),
+    Bug(
+        "offset-not-bound",
+        "the base offset is not part of what encryption authenticates",
+        "log/codec.py",
+        "place = (base_offset, epoch,",
+        "place = (0, epoch,",
+        _log("codec.py::test_every_field_of_the_header_is_bound"),
+        times=2,
+    ),
+    Bug(
+        "key-slot-unchecked",
+        "the checksum of a wrapped key is not looked at",
+        "log/keys.py",
+        "if not any(fields) or _CHECKSUM.unpack_from(sector, _FIELDS.size) != (crc32c(fields),):",
+        "if not any(fields):",
+        _log("keys.py::test_a_damaged_slot_is_not_taken_for_an_unencrypted_segment"),
+    ),
+    Bug(
+        "plain-in-encrypted",
+        "a segment with a key gives back a batch that was not encrypted",
+        "log/codec.py",
+        "        elif self._cipher is not None:\n",
+        "        elif self._cipher is self:\n",
+        _log("encryption.py::test_a_forged_batch_that_is_not_encrypted_is_refused"),
+    ),
+)
+
+READING = (
+    Bug(
+        "index-off-by-one",
+        "the sparse index is searched for the entry below an offset, not at it",
+        "_log.pyx",
+        "if self.base_offset + <int64_t>self.index[middle].relative <= offset:",
+        "if self.base_offset + <int64_t>self.index[middle].relative < offset:",
+        _log("batches.py::test_reads_from_every_offset_in_both_directions"),
+    ),
+    Bug(
+        "reverse-skips-one",
+        "a read backwards passes over the last record of the segment or stretch before",
+        "_segment.h",
+        "            before = info.base_offset - 1;",
+        "            before = info.base_offset - 2;",
+        _log("batches.py::test_reads_from_every_offset_in_both_directions"),
+    ),
+    Bug(
+        "reverse-loses-boundary",
+        "a read backwards goes on one offset too far when it leaves a segment",
+        "_segment.h",
+        "*next = start > 0 ? list->refs[start].offset - 1 : before;",
+        "*next = list->count ? list->refs[start].offset - 2 : before;",
+        _log("batches.py::test_reads_from_every_offset_in_both_directions"),
+    ),
+    Bug(
+        "time-search-too-late",
+        "a search by time passes over a segment whose last record is the one wanted",
+        "log/log.py",
+        "at = bisect_left(sealed, timestamp_ns,",
+        "at = bisect_right(sealed, timestamp_ns,",
+        _log("batches.py::test_time_search_is_exact"),
+    ),
+    Bug(
+        "expired-delivered",
+        "a record is delivered after it has expired",
+        "_batch.h",
+        " && (ref->expiry == 0 || ref->expiry > now))",
+        " && now >= 0)",
+        _log("expiry.py::test_readers_stop_seeing_a_record_when_it_expires"),
+    ),
+    Bug(
+        "epoch-starts-late",
+        "a leader epoch is said to begin one offset later than it does",
+        "_log.pyx",
+        "self.epoch_list[self.epoch_count].start = info.base_offset",
+        "self.epoch_list[self.epoch_count].start = info.base_offset + 1",
+        _log("epochs.py::test_epochs_take_no_offset_and_are_not_seen"),
+    ),
+    Bug(
+        "control-takes-offset",
+        "the batch that begins an epoch takes an offset",
+        "_batch.h",
+        "return info->attributes & BATCH_CONTROL ? info->base_offset : info->base_offset",
+        "return info->base_offset",
+        _log("epochs.py::test_epochs_take_no_offset_and_are_not_seen"),
+    ),
+)
+
+REMOVING = (
+    Bug(
+        "retention-above-limit",
+        "retention removes a segment that reaches above the limit",
+        "log/log.py",
+        "while count and sealed[count - 1].next_offset > limit:",
+        "while count and sealed[count - 1].base_offset > limit:",
+        _log("retention.py::test_nothing_at_or_above_the_limit_goes"),
+    ),
+    Bug(
+        "retention-too-early",
+        "retention removes a segment whose last record is exactly as old as is allowed",
+        "log/retention.py",
+        "sealed[gone].summary.last_timestamp < oldest",
+        "sealed[gone].summary.last_timestamp <= oldest",
+        _log("retention.py::test_segments_go_by_the_age_of_their_last_record"),
+    ),
+    Bug(
+        "retention-newest-first",
+        "retention removes the newest of its files first, so that a crash leaves a gap",
+        "log/log.py",
+        "for victim in self._condemned:",
+        "for victim in self._condemned[::-1]:",
+        _log("kill_everywhere.py::test_a_kill_at_every_call"),
+    ),
+    Bug(
+        "cut-comes-back",
+        "a truncation leaves the tail of the segment that it cuts in the file",
+        "log/segments.py",
+        "            os.ftruncate(fd, position)\n",
+        "",
+        _log("epochs.py::test_what_was_cut_off_does_not_come_back"),
+    ),
+    Bug(
+        "cut-not-synced",
+        "a truncation returns before the cut is on disk",
+        "log/segments.py",
+        "            sync_data(fd)\n",
+        "",
+        _log("power_loss.py::test_a_cut_is_on_disk_before_the_log_goes_on"),
+    ),
+    Bug(
+        "range-not-cut",
+        "a truncation leaves the range of a compacted segment as it was",
+        "log/segments.py",
+        "replace(header, end_offset=following)",
+        "replace(header)",
+        _log("compaction_disk.py::test_a_loss_of_power_while_a_compacted_segment_is_cut"),
+    ),
+    Bug(
+        "disk-floor-ignored",
+        "messages are stored although less than the floor is free",
+        "broker/disk.py",
+        "if not self.low and self.free < self.min_free:",
+        "if not self.low and self.free < 0:",
+        ("tests/server/test_server_disk.py::test_storing_begins_again_when_a_tenth_more_is_free",),
+    ),
+)
+
+COMPACTING = (
+    Bug(
+        "last-of-key-lost",
+        "compaction removes the last record of a key",
+        "_compact.h",
+        "record->stored_hash)->behind <= record->offset + 1;",
+        "record->stored_hash)->behind < record->offset + 1;",
+        _log("compaction.py::test_the_last_record_of_every_key_remains"),
+    ),
+    Bug(
+        "tombstone-gone-at-once",
+        "compaction removes a tombstone without waiting for those who read along",
+        "log/compaction_state.py",
+        "return max((point.offset for point in self.points if point.time_ns <= since_ns), default=0)",
+        "return max((point.offset for point in self.points), default=0)",
+        _log("compaction.py::test_a_tombstone_stays_until_it_was_clean_for_long_enough"),
+    ),
+    Bug(
+        "limit-passed",
+        "compaction removes a record because of a newer one of its key that is not committed",
+        "_compact.h",
+        "if (record->offset >= limit)",
+        "if (record->offset > limit)",
+        _log("compaction.py::test_a_limit_inside_a_batch"),
+    ),
+    Bug(
+        "active-taken-for-clean",
+        "compaction takes what is in the active segment for clean, and so never looks at it",
+        "log/compaction.py",
+        "limit = min(limit_offset, self.sealed[-1].next_offset) if self.sealed else 0",
+        "limit = limit_offset if self.sealed else 0",
+        _log("compaction.py::test_the_last_record_of_every_key_remains"),
+    ),
+    Bug(
+        "compacted-unchecked",
+        "compaction replaces files without a check that what it wrote reads back",
+        "log/compaction.py",
+        "if reason or segment.end != output.end or segment.count != wanted:",
+        "if segment.end > output.end:",
+        _log("compaction_swap.py::test_what_does_not_read_back_is_not_used"),
+    ),
+    Bug(
+        "compacted-not-synced",
+        "a compacted segment takes the place of others before it is on disk",
+        "log/compaction.py",
+        "        sync_data(fd)\n        return segment\n",
+        "        return segment\n",
+        _log("compaction_disk.py::test_a_loss_of_power_at_every_moment_of_a_run"),
+    ),
+    Bug(
+        "removed-before-renamed",
+        "a swap removes the old files before the new one has a name that a start completes",
+        "log/swap.py",
+        "        lambda: cleaned_path(segment).rename(swap_path(segment)),\n",
+        "        lambda: _remove_range(segment, end_offset),\n"
+        "        lambda: cleaned_path(segment).rename(swap_path(segment)),\n",
+        _log("compaction_disk.py::test_a_kill_at_every_call_of_a_run"),
+    ),
+    Bug(
+        "collision-is-a-key",
+        "two keys that collide in the stored hash are taken for one",
+        "_compact.h",
+        "record->secret_hash = siphash13(map->secret, key, key_len);",
+        "record->secret_hash = record->stored_hash;",
+        _log("compaction.py::test_keys_that_collide_in_the_stored_hash_are_different_keys"),
+    ),
+)
+
+BUGS = SYNCING + RECOVERY + CHECKS + READING + REMOVING + COMPACTING
