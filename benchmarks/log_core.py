@@ -4,7 +4,8 @@ No network and no server: these are the ceilings the server's own figures are to
 the size that a busy ingest connection makes. Records are built before the clock starts, reads come from the
 page cache. Everything is done `--repeat` times; tables show the median, and the smallest and largest figure.
 A log written and removed before does not count: memory that a virtual machine has not used for a while costs
-its first user several times what writing to it costs.
+its first user several times what writing to it costs. That cannot be kept out of the appends altogether, so
+their figures may be far apart.
 
     python benchmarks/log_core.py [--megabytes 512] [--repeat 3] [--directory .] [--json FILE]
 """
