@@ -228,7 +228,7 @@ CHECKS = (
         "_batch.h",
         "if (crc32c_any(0, p + 12, length - 12) != info->crc)",
         "if (length == 0)",
-        _log("corruption.py::test_every_byte_of_an_unclean_active_segment"),
+        _log("corruption.py::test_bytes_of_an_unclean_active_segment"),
     ),
     Bug(
         "record-bounds-unchecked",

@@ -384,7 +384,9 @@ class _Recovery:
         return names[-1] == behind.name and behind.stat().st_size == SEGMENT_HEADER_BYTES
 
     def _finish_cut(self, segment: Segment, following: int) -> Segment:
-        position, offset = segment.boundary(following)
+        # The cut may have reached the disk in part, and then the first batch behind it is damaged.
+        reached = [position for first, _, position, _, _ in segment.holes if first == following]
+        position, offset = (reached[0], following) if reached else segment.boundary(following)
         assert offset == following, "a truncation cuts between batches"
         index_path(segment.path).unlink(missing_ok=True)
         self.truncated_bytes += segment.end - position
