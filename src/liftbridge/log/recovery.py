@@ -354,9 +354,10 @@ class _Recovery:
                 path, segment.base_offset, summary, self.codecs, sparse=segment.end_offset >= 0
             )
         reason = self._scan_through(segment, size)
-        if segment.next_offset > following and self._was_being_cut(path, following):
-            segment = self._finish_cut(segment, following)
-            size = segment.end
+        beyond = segment.next_offset > following or (segment.next_offset == following and reason)
+        if beyond and self._was_being_cut(path, following):
+            segment = self._finish_cut(segment, size, following)
+            size, reason = segment.end, ""
         if segment.next_offset > following:
             raise LogDamagedError(
                 path,
@@ -383,13 +384,13 @@ class _Recovery:
         names = sorted(each.name for each in self.directory.iterdir() if _SEGMENT_NAME.fullmatch(each.name))
         return names[-1] == behind.name and behind.stat().st_size == SEGMENT_HEADER_BYTES
 
-    def _finish_cut(self, segment: Segment, following: int) -> Segment:
+    def _finish_cut(self, segment: Segment, size: int, following: int) -> Segment:
         # The cut may have reached the disk in part, and then the first batch behind it is damaged.
         reached = [position for first, _, position, _, _ in segment.holes if first == following]
         position, offset = (reached[0], following) if reached else segment.boundary(following)
         assert offset == following, "a truncation cuts between batches"
         index_path(segment.path).unlink(missing_ok=True)
-        self.truncated_bytes += segment.end - position
+        self.truncated_bytes += size - position
         cut_segment(segment.path, position, following)
         cut, size, _ = self._open(segment.path, os.O_RDONLY)
         self._scan_through(cut, size)
