@@ -256,9 +256,7 @@ class Log:
             try:
                 active.append(builder, offset, epoch)
             except OSError as error:
-                if active.failed:
-                    self.failed = error
-                    self._check_usable()
+                self._note_failed_write(active, error)
                 raise
             self._written_bytes += builder.size
             return offset
@@ -279,11 +277,15 @@ class Log:
             try:
                 active.append_control(epoch, max(now_ns, active.last_timestamp))
             except OSError as error:
-                if active.failed:
-                    self.failed = error
-                    self._check_usable()
+                self._note_failed_write(active, error)
                 raise
             self._written_bytes += active.end - before
+
+    def _note_failed_write(self, active: Segment, error: OSError) -> None:
+        """Raise LogFailedError when what the write left could not be cut off; else the log stays usable."""
+        if active.failed:
+            self.failed = error
+            self._check_usable()
 
     def _is_full(self, active: Segment, builder: BatchBuilder) -> bool:
         if active.end - SEGMENT_HEADER_BYTES + builder.size > self.options.segment_max_bytes:
