@@ -106,6 +106,7 @@ OURS: dict[str, tuple[str, Callable[[Config], object], object]] = {
     "streams.compact.memory.bytes": ("4096", lambda c: c.streams.compact_memory_bytes, 4096),
     "streams.disk.min.free": ("4096", lambda c: c.streams.disk_min_free, 4096),
     "streams.segment.preallocate.bytes": ("4096", lambda c: c.streams.segment_preallocate_bytes, 4096),
+    "streams.max.partitions": ("7", lambda c: c.streams.max_partitions, 7),
     "streams.read.cache.max.bytes": ("0", lambda c: c.streams.read_cache_max_bytes, 0),
     "streams.sync.policy": ("interval", lambda c: c.streams.sync_policy, "interval"),
     "streams.sync.interval": ("10ms", lambda c: c.streams.sync_interval, 10**7),

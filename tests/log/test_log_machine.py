@@ -130,6 +130,12 @@ class LogMachine(RuleBasedStateMachine):
     def sync(self):
         assert self.log.sync() == self.next
 
+    @rule()
+    def idle(self):
+        self.log.sync()
+        assert self.log.rest()
+        assert self.log._view.active.fileno() < 0
+
     @rule(part=parts)
     def truncate(self, part):
         """Batches go whole: the log ends where the batch began that holds the offset."""

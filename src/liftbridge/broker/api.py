@@ -69,7 +69,7 @@ class ApiServicer(api_grpc.APIServicer):
             raise rpc_error(
                 StatusCode.RESOURCE_EXHAUSTED,
                 f"this server has room for {self._streams.room} more partitions, not for "
-                f"{input_message.partitions}; raise its limit of open files (ulimit -n) for more",
+                f"{input_message.partitions}; delete streams, or raise streams.max.partitions",
             )
         try:
             stream = await self._controller.create_stream(

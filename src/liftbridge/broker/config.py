@@ -90,6 +90,7 @@ class StreamsConfig:
     disk_min_free: int | None = _option(
         "streams.disk.min.free", cast("Kind[int | None]", values.integer(note="; 0 means no floor")), None
     )
+    max_partitions: int = _option("streams.max.partitions", values.integer(1), 100_000)
     read_cache_max_bytes: int = _option("streams.read.cache.max.bytes", values.integer(), 64 << 20)
     segment_max_bytes: int = _option("streams.segment.max.bytes", values.integer(0, INT32_MAX), 268_435_456)
     segment_max_age: int = _option("streams.segment.max.age", values.duration(), 168 * HOUR)

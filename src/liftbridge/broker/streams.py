@@ -29,6 +29,7 @@ from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
 from liftbridge.broker.partition import Partition, PartitionSettings
 from liftbridge.log import Flusher, LogOptions, delete_log
+from liftbridge.log.awake import awake_logs
 from liftbridge.log.options import MAX_SEGMENT_BYTES
 from liftbridge.metadata.model import Stream, StreamSettings
 from liftbridge.metadata.state import ClusterState
@@ -38,6 +39,9 @@ from liftbridge.nats.connection import NatsConnection
 MILLISECOND = 1_000_000
 # Of the files that the process may open; the rest is for connections and for reading old segments.
 SHARE_OF_FILES = 0.5
+MOST_AWAKE_LOGS = 32768
+# How often those logs that wait for a sync before they can rest are looked for.
+REST_SECONDS = 1.0
 
 
 @dataclass
@@ -79,7 +83,7 @@ class Streams:
         self._space = space
         self._running: dict[uuid.UUID, _Running] = {}
         self._nursery: trio.Nursery | None = None
-        self._most_partitions = _most_partitions()
+        awake_logs.capacity = _most_awake_logs()
         self._logger = logging.getLogger("liftbridge.streams")
         self.routes = routes
 
@@ -92,8 +96,9 @@ class Streams:
 
     @property
     def room(self) -> int:
-        """How many more partitions this server can lead: each has a file open as long as it lives."""
-        return self._most_partitions - sum(len(running.partitions) for running in self._running.values())
+        """How many more partitions this server takes."""
+        most = self._config.streams.max_partitions
+        return most - sum(len(running.partitions) for running in self._running.values())
 
     def __iter__(self) -> Iterator[Partition]:
         for running in self._running.values():
@@ -111,11 +116,18 @@ class Streams:
                 for stream in list(self._state.streams.values()):
                     await self.settled(stream)
                 task_status.started()
-                await trio.sleep_forever()
+                await self._let_logs_rest()
         finally:
             self._nursery = None
             with trio.CancelScope(shield=True):
                 await self.stop()
+
+    async def _let_logs_rest(self) -> None:
+        """Bound the open files also when logs wait for a sync that their policy never asks for."""
+        while True:
+            await trio.sleep(REST_SECONDS)
+            if len(awake_logs) > awake_logs.capacity:
+                await trio.to_thread.run_sync(awake_logs.settle)
 
     async def stop(self) -> None:
         """Close every partition; returns when they are closed and what they had is durable."""
@@ -281,14 +293,14 @@ class Streams:
         )
 
 
-def _most_partitions() -> int:
-    """Raise the process's limit of open files as far as it may be, and return how many partitions that
-    carries."""
+def _most_awake_logs() -> int:
+    """Raise the process's limit of open files as far as it may be, and return how many logs may have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # macOS tells of more than it grants
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
-    return 1 << 31 if soft == resource.RLIM_INFINITY else int(soft * SHARE_OF_FILES)
+    unlimited = soft == resource.RLIM_INFINITY
+    return MOST_AWAKE_LOGS if unlimited else min(MOST_AWAKE_LOGS, int(soft * SHARE_OF_FILES))
 
 
 def _time(own_ms: int | None, server_ns: int) -> int:

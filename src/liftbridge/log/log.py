@@ -5,10 +5,11 @@ and never change. `next_offset` is where the log goes on; every offset below `sy
 of power. Who waits for the second before acking, and who asks for it to move, is the sync policy's
 business, not the log's.
 
-Appends and reads run on the event loop's thread and touch the page cache only; `sync`, `retain`, `open` and
-`close` block on the disk and belong into worker threads, where they may run beside appends and reads. One
-lock orders appends, rolls and removals, held for no system call that waits for the medium; another lets one
-sync run at a time.
+Appends and reads run on the event loop's thread and touch the page cache only; when an idle log has given its
+descriptor back (see `awake`), they open a file that was open before. `sync`, `retain`, `open` and `close`
+block on the disk and belong into worker threads, where they may run beside appends and reads. One lock orders
+appends, rolls and removals, held for no system call that waits for the medium; another lets one sync run at a
+time.
 
 Damage is local. What recovery, or a read, finds damaged is a hole in the offsets; reads in it raise
 CorruptBatchError, and everything else goes on.
@@ -44,6 +45,7 @@ from liftbridge._log import (
     CorruptBatchError,
     Segment,
 )
+from liftbridge.log.awake import awake_logs
 from liftbridge.log.codecs import SegmentCodecs
 from liftbridge.log.compaction import Compacted, Compaction
 from liftbridge.log.compaction_state import truncate_state
@@ -67,6 +69,7 @@ from liftbridge.log.segments import (
     Before,
     Codecs,
     SealedSegment,
+    attached,
     create_segment,
     cut_segment,
     detached,
@@ -140,6 +143,7 @@ class Log:
         self._condemned: list[SealedSegment] = []
         self._expiries: dict[SealedSegment, int] = {}  # when the last record of a leading segment expires
         self._closed = False
+        self._used = False  # since it was last asked
         self._lock = threading.Lock()
         self._sync_lock = threading.Lock()
         # Held while compaction moves files, so that nobody opens one of them under the name of another.
@@ -148,6 +152,7 @@ class Log:
         self._maintenance_lock = threading.Lock()
         found.active.preallocating(options.preallocate_bytes)
         found.active.synced_offset = self._synced_offset
+        awake_logs.add(self)
 
     @classmethod
     def open(
@@ -238,6 +243,50 @@ class Log:
         if self._closed:
             raise LogClosedError(f"{self.directory}: the log is closed")
 
+    # ---- the descriptor ----
+
+    def take_used(self) -> bool:
+        """Whether anything was appended, or read from the active segment, since the last call."""
+        used, self._used = self._used, False
+        return used
+
+    def rest(self) -> bool:
+        """Close the file of the active segment until it is needed, and return true. Does not block.
+
+        False when that cannot be now: something waits for a sync, or another thread works on the log.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            dirty = self._unsynced_seals or self._written_bytes != self._synced_bytes
+            if self.failed is not None or dirty:
+                return False
+            active = self._view.active
+            if active.fileno() >= 0:
+                assert not active.holes and active.end_offset < 0, "what takes appends is whole"
+                with suppress(OSError):
+                    active.trim()
+                self._view = _View(self._view.sealed, detached(active))
+            return True
+        finally:
+            self._lock.release()
+
+    def _make_room(self) -> None:
+        """If the log is at rest, see to it that it may wake; no lock is held."""
+        if self._view.active.fileno() < 0:
+            awake_logs.make_room()
+
+    def _awake(self) -> Segment:
+        """The active segment, with its file open; the lock is held."""
+        self._used = True
+        active = self._view.active
+        if active.fileno() < 0:
+            active = attached(active)
+            active.preallocating(self.options.preallocate_bytes)
+            self._view = _View(self._view.sealed, active)
+            awake_logs.add(self)
+        return active
+
     # ---- appending ----
 
     def append(self, builder: BatchBuilder, epoch: int = 0) -> int:
@@ -247,9 +296,10 @@ class Log:
         file system refuses, with nothing appended and the log usable; LogFailedError when it is not;
         ValueError when the batch is empty, or older in time or epoch than the log.
         """
+        self._make_room()
         with self._lock:
             self._check_usable()
-            active = self._view.active
+            active = self._awake()
             if active.count and self._is_full(active, builder):
                 active = self._roll(active)
             offset = active.next_offset
@@ -268,11 +318,12 @@ class Log:
         It takes no offset and is never seen by readers. `now_ns` is the time. Raises as `append`; ValueError
         unless the epoch is newer than the log's last.
         """
+        self._make_room()
         with self._lock:
             self._check_usable()
             if epoch <= self.last_epoch:
                 raise ValueError(f"leader epoch {epoch} cannot begin, the log has had {self.last_epoch}")
-            active = self._view.active
+            active = self._awake()
             before = active.end
             try:
                 active.append_control(epoch, max(now_ns, active.last_timestamp))
@@ -390,6 +441,7 @@ class Log:
                 write_index(view.active, self._stream_id, self._partition)
         for sealed in view.sealed:
             open_segments.forget(sealed)
+        awake_logs.discard(self)
         # Readers hold the descriptor as long as they need it; the log itself no longer does.
         self._view = _View(view.sealed, detached(view.active))
         self._unsynced_seals.clear()
@@ -397,12 +449,12 @@ class Log:
     # ---- reading ----
 
     def _open_holder(self, view: _View, offset: int, nowait: bool) -> Segment | None:
-        """The open segment with this offset, or None when it was removed or replaced since."""
+        """The open segment with this offset, or None when the view is not up to date any more."""
         if self._closed:
             raise LogClosedError(f"{self.directory}: the log is closed")
         sealed = view.holder(offset)
         if sealed is None:
-            return view.active
+            return self._open_active(view.active, nowait)
         with suppress(BlockingIOError):
             return open_segments.get(sealed, nowait=True)
         if nowait:
@@ -416,6 +468,18 @@ class Log:
                 if sealed not in self._view.sealed:
                     return None
                 raise
+
+    def _open_active(self, active: Segment, nowait: bool) -> Segment | None:
+        self._used = True
+        if active.fileno() >= 0:
+            return active
+        if nowait:
+            raise BlockingIOError(f"{active.path} is not open")
+        self._make_room()
+        with self._lock:
+            if not self._closed:
+                self._awake()
+        return None
 
     def _past_damage(
         self, view: _View, offset: int, segment: Segment, nowait: bool, read: methodcaller
@@ -568,7 +632,7 @@ class Log:
         with self._lock:
             self._check_usable()
             if self._is_old(self._view.active, now_ns):
-                self._roll(self._view.active)
+                self._roll(self._awake())
         if self._unsynced_seals:
             self.sync()
         lapsed = self._lapsed(now_ns)
@@ -644,7 +708,7 @@ class Log:
             with self._lock:
                 self._check_usable()
                 offset = max(offset, self.start_offset)
-                active = self._view.active
+                active = self._awake()
                 if offset > self.next_offset or (
                     offset == self.next_offset
                     and active.end > SEGMENT_HEADER_BYTES

@@ -11,6 +11,7 @@ what it had to pass over are the segment's holes, which reads report and nothing
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -212,8 +213,31 @@ def is_zero(fd: int, start: int, end: int) -> bool:
 
 def detached(segment: Segment) -> Segment:
     """Return a Segment that knows the same and has no descriptor."""
-    copy = Segment(-1, segment.path, segment.base_offset)
+    return _copied(segment, -1)
+
+
+def attached(segment: Segment) -> Segment:
+    """Return a Segment that knows the same as a detached one and has its file open for reading and writing.
+
+    Raises OSError when it cannot be opened, or is shorter than it was left.
+    """
+    fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
+    size = os.fstat(fd).st_size
+    if size < segment.end:
+        os.close(fd)
+        raise OSError(
+            errno.EIO,
+            f"the file has {size} bytes and had {segment.end}: somebody else has written to it; restart the "
+            "server to have the log looked at",
+            str(segment.path),
+        )
+    return _copied(segment, fd)
+
+
+def _copied(segment: Segment, fd: int) -> Segment:
+    copy = Segment(fd, segment.path, segment.base_offset, codec=segment.codec)
     copy.load(segment.index_bytes(), **vars(Summary.of(segment)))
+    copy.synced_offset = segment.synced_offset
     return copy
 
 
