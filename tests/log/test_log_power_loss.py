@@ -201,6 +201,29 @@ def test_a_cut_is_on_disk_before_the_log_goes_on(machine, scratch, order):
         run.after_power_loss(seed, order, scratch / "left").check()
 
 
+@pytest.mark.parametrize("order", Order, ids=lambda order: order.value)
+def test_what_a_truncation_leaves_is_on_disk_before_the_log_goes_on(machine, scratch, order):
+    """The new segment's name says that all before it was there, and it is there before the cut is made."""
+    run = new_run(machine, scratch / "run", ONE_SEGMENT)
+    script = [("open", 0), ("append", 3), ("sync", 0), *[("append", 9)] * 6, ("truncate", 20)]
+    for event in run.go(script):
+        for seed in range(4):
+            run.after_power_loss(f"{event} {seed}", order, scratch / "left").check()
+
+
+@pytest.mark.parametrize("order", Order, ids=lambda order: order.value)
+def test_a_recovery_makes_no_proof_of_what_it_may_yet_cut_off(machine, scratch, order):
+    """An index file says that all before it was on disk; it is not written behind damage before that is judged."""
+    run = new_run(machine, scratch / "run", OPTIONS)
+    for _ in run.go([("open", 0), ("append", 3), ("sync", 0), *[("append", 14)] * 6]):
+        pass
+    for seed in range(10):
+        second = run.after_power_loss(seed, order, scratch / "second")
+        for event in second.go([("open", 0)]):
+            second.after_power_loss(f"{seed} {event}", order, scratch / "left").check()
+        shutil.rmtree(second.root)
+
+
 def test_a_sync_needs_no_index_to_be_one(machine, scratch):
     """An index is synced with its directory; a sync must not count on one for the names of segments."""
     script = [("open", 0), ("append", 14), ("append", 14), ("append", 14)]

@@ -730,11 +730,14 @@ class Log:
         index_path(view.active.path).unlink(missing_ok=True)
         files = [*sealed, SealedSegment.of(view.active, self._codecs)]
         count, position, start = self._find_cut(files, view.active, offset)
+        # What stays is on disk before the new segment is: that one's name says that all before it was there.
         for each, segment in self._unsynced_seals:
             if each in files[:count]:
                 segment.trim()
                 sync_data(segment.fileno())
                 self._remember(segment)
+        if count == len(files):
+            sync_data(view.active.fileno())
         # The newest first, so that a crash leaves no gap; and one whose place the new segment takes is
         # replaced, so that there is always a file whose name tells where the log goes on.
         for each in reversed(files[count:]):

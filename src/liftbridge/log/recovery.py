@@ -60,6 +60,7 @@ from liftbridge.log.segments import (
     Codecs,
     SealedSegment,
     cut_segment,
+    detached,
     is_zero,
     open_segment,
     scan_through,
@@ -177,6 +178,9 @@ class _Recovery:
         self.witnesses: list[Path] = []  # index files of segments that are missing at the end
         self.synced_offset = 0  # what they remember
         self.proven_offset = 0  # all below it was on disk once
+        # Good segments behind damage. An index file would be a proof, should the power go again before it is
+        # decided what the damage is, that they and all before them had been on disk.
+        self.unindexed: list[Segment] = []
 
     def run(self, *, power_lost: bool) -> Recovered | None:
         """What was found; None when something was cut off, and everything is to be looked at again."""
@@ -196,6 +200,8 @@ class _Recovery:
         if active is None:
             active = self._begin(self.sealed[-1].next_offset if self.sealed else first)
         sync_directory(self.directory)
+        for segment in self.unindexed:
+            self._index(segment)
         for sealed in self.sealed:
             if sealed.damaged:  # what its index file was a witness of, the next file's name tells as well
                 index_path(sealed.path).unlink(missing_ok=True)
@@ -374,9 +380,15 @@ class _Recovery:
         if not sealed.damaged:
             if segment.end < size:
                 self._trim(path, segment.end)
-            with suppress(OSError):  # an index saves time; a full disk must not keep a log from being read
-                write_index(segment, self.stream_id, self.partition)
+            if self.damage:
+                self.unindexed.append(detached(segment))
+            else:
+                self._index(segment)
         return sealed
+
+    def _index(self, segment: Segment) -> None:
+        with suppress(OSError):  # an index saves time; a full disk must not keep a log from being read
+            write_index(segment, self.stream_id, self.partition)
 
     def _was_being_cut(self, path: Path, following: int) -> bool:
         """Whether a truncation to the offset `following` has made the segment there, and not come further."""
@@ -385,10 +397,9 @@ class _Recovery:
         return names[-1] == behind.name and behind.stat().st_size == SEGMENT_HEADER_BYTES
 
     def _finish_cut(self, segment: Segment, size: int, following: int) -> Segment:
-        # The cut may have reached the disk in part, and then the first batch behind it is damaged.
-        reached = [position for first, _, position, _, _ in segment.holes if first == following]
-        position, offset = (reached[0], following) if reached else segment.boundary(following)
-        assert offset == following, "a truncation cuts between batches"
+        # Of what is to be cut off any part may be gone, as of what the next file's name tells of nothing.
+        holes = [hole for hole in segment.holes if hole[0] <= following <= hole[1]]
+        position = holes[0][2] if holes else segment.boundary(following)[0]
         index_path(segment.path).unlink(missing_ok=True)
         self.truncated_bytes += size - position
         cut_segment(segment.path, position, following)

@@ -235,7 +235,7 @@ def attached(segment: Segment) -> Segment:
 
 
 def _copied(segment: Segment, fd: int) -> Segment:
-    copy = Segment(fd, segment.path, segment.base_offset, codec=segment.codec)
+    copy = Segment(fd, segment.path, segment.base_offset, end_offset=segment.end_offset, codec=segment.codec)
     copy.load(segment.index_bytes(), **vars(Summary.of(segment)))
     copy.synced_offset = segment.synced_offset
     return copy
