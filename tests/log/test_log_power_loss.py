@@ -213,7 +213,7 @@ def test_what_a_truncation_leaves_is_on_disk_before_the_log_goes_on(machine, scr
 
 @pytest.mark.parametrize("order", Order, ids=lambda order: order.value)
 def test_a_recovery_makes_no_proof_of_what_it_may_yet_cut_off(machine, scratch, order):
-    """An index file says that all before it was on disk; it is not written behind damage before that is judged."""
+    """An index file says that all before it was on disk; none is written behind damage not judged yet."""
     run = new_run(machine, scratch / "run", OPTIONS)
     for _ in run.go([("open", 0), ("append", 3), ("sync", 0), *[("append", 14)] * 6]):
         pass
