@@ -87,9 +87,11 @@ def test_a_kill_at_every_call_of_recovery(machine, scratch, action):
     assert kills > 60 * ROUNDS
 
 
-def test_a_retention_that_begins_with_the_newest_is_caught(machine, scratch):
+def test_a_retention_that_removes_before_it_notes_the_start_is_caught(machine, scratch):
     with pytest.raises(HoleError, match="missing"):
-        kill_at_every_call(machine, scratch, EVERYTHING, Action.KILL_AFTER, mutant="newest removed first")
+        kill_at_every_call(
+            machine, scratch, EVERYTHING, Action.KILL_AFTER, mutant="removed before it is noted"
+        )
 
 
 @pytest.mark.parametrize("action", KILLS, ids=lambda action: action.name)

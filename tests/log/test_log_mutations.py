@@ -36,6 +36,7 @@ from log_helpers import (
 
 from liftbridge.log import CorruptBatchError, Log, LogDamagedError, LogError
 from liftbridge.log.inspect import Batch, Finding, Index, LogInspector, Segment
+from liftbridge.log.start import START_NAME
 from liftbridge.proto import api_pb2
 
 ROUNDS = int(os.environ.get("LIFTBRIDGE_TORTURE_ROUNDS", "0"))
@@ -102,6 +103,7 @@ def regions(directory: Path) -> Iterator[Region]:
                 yield Region(path.name, "index summary", 0, content.start)
                 yield Region(path.name, "index entries", content.start, entries)
                 yield Region(path.name, "index digest", entries, entries + 16)
+    yield Region(START_NAME, "start", 0, (directory / START_NAME).stat().st_size)
     last = segments(directory)[-1]
     if last.stat().st_size > end:
         yield Region(last.name, "allocated space", end, last.stat().st_size)
@@ -315,7 +317,7 @@ def judge(mutation: Mutation, directory: Path, written: dict[int, Record], clean
     served = serve(directory, written)
     assert whole <= set(written)
     missing = set(written) - whole
-    told = covered(findings, missing) | without_a_trace(mutation, missing, clean)
+    told = covered(findings, missing) | without_a_trace(missing, clean)
     assert told >= missing, f"{mutation.name}: {missing} but {findings}"
     assert bool(damage) == served.damaged, f"{mutation.name}: {damage} but {served}"
     if served.refused is None:
@@ -327,14 +329,12 @@ def judge(mutation: Mutation, directory: Path, written: dict[int, Record], clean
     assert bool(torn) == bool(inspector.totals.tail_bytes), mutation.name
 
 
-def without_a_trace(mutation: Mutation, missing: set[int], clean: bool) -> set[int]:
+def without_a_trace(missing: set[int], clean: bool) -> set[int]:
     """Those of the missing offsets that nothing in the directory can tell of.
 
-    Without its first file a log looks as after retention. And what an unclean stop leaves looks the same
-    whether it lost its last batches or they were never written, if it ends with a whole one.
+    What an unclean stop leaves looks the same whether it lost its last batches or they were never written, if
+    it ends with a whole one.
     """
-    if mutation.name == f"{NAMES[0]}.log deleted":
-        return set(range(12))
     if not clean and missing == set(range(min(missing, default=0), 36)) and min(missing, default=0) >= 24:
         return missing
     return set()

@@ -39,7 +39,8 @@ _INDEX_NAME = re.compile(r"[0-9]{20}\.index")
 _SWAP = ".swap"
 _HALF_MADE = (".tmp", ".cleaned")
 _KEPT = ".damaged"
-_NOTES = ("compaction", "sync-failed")  # what the server keeps beside the segments for itself
+_START = "start"
+_NOTES = (_START, "compaction", "sync-failed")  # what the server keeps beside the segments for itself
 
 
 def is_segment_name(name: str) -> bool:
@@ -108,6 +109,7 @@ class LogInspector:
         misplaced: list[Segment] = []
         for path in paths:
             yield from self._sort_in(path, in_place, misplaced)
+        yield from self._compare_with_note(in_place)
         if in_place and self._is_half_made(in_place[-1]):
             yield from self._half_made(in_place.pop())
         for segment, after in zip(in_place, [*in_place[1:], None], strict=False):
@@ -118,6 +120,26 @@ class LogInspector:
             yield segment
             yield self._misplaced(segment)
         yield from self._other_files(names, {_base_of(path) for path in paths})
+
+    def _compare_with_note(self, in_place: list[Segment]) -> Iterator[Finding]:
+        """Take away what lies in front of the noted start, and see whether anything is missing behind it."""
+        try:
+            with File(self.directory / _START, _ignore) as file:
+                start = layout.parse_start(file.at(0, HEADER_BLOCK))
+        except (FormatError, OSError):
+            return  # the log begins where its first file does
+        while len(in_place) > 1 and in_place[1].base_offset <= start:
+            path = in_place.pop(0).path
+            if not self.live:
+                text = "the server was stopped while retention removed this file"
+                yield Finding("leftover", False, path, text, NOTHING)
+        first = in_place[0].base_offset if in_place else None
+        if first is None or first > start:
+            path = self.directory / f"{start:020d}.log"
+            text = f"the log begins at offset {start}, and the file that begins there is missing"
+            advice = "restore the missing file from a copy or another replica"
+            yield Finding("missing", True, path, text, advice, None, None, start, first)
+            self.start_offset = start
 
     def _finish_swaps(self, names: list[str]) -> Generator[Finding, None, list[str]]:
         """Return the names that count, as if every interrupted compaction were finished."""

@@ -58,6 +58,9 @@ _INDEX_ENTRY = struct.Struct("<IIq")
 _INDEX_DIGEST = 16
 INDEX_MAX = 64 * 1024 * 1024  # an entry per 4 KiB of the largest segment, four times over
 
+_START_MAGIC = b"LBSTART1"
+_START = struct.Struct("<8sq")
+
 _CHECKSUM = struct.Struct("<I")
 _I64_MAX = (1 << 63) - 1
 
@@ -457,3 +460,18 @@ def parse_index(content: bytes) -> IndexFile:
         data,
         problem,
     )
+
+
+# ---- the note of where a log begins ----
+
+
+def parse_start(content: bytes) -> int:
+    """The offset that the note says."""
+    if len(content) != _START.size + _CHECKSUM.size:
+        raise FormatError("the note of the start has an impossible length")
+    magic, offset = _START.unpack_from(content)
+    if magic != _START_MAGIC or offset < 0:
+        raise FormatError("it is no note of a start")
+    if content[_START.size :] != _CHECKSUM.pack(crc32c(content[: _START.size])):
+        raise FormatError("the checksum of the note does not match")
+    return int(offset)

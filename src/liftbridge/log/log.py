@@ -77,6 +77,7 @@ from liftbridge.log.segments import (
     open_segments,
     scan_through,
 )
+from liftbridge.log.start import note_start
 from liftbridge.log.swap import swap_steps
 from liftbridge.log.throttle import Throttle
 
@@ -135,6 +136,7 @@ class Log:
         self._sealed_attributes = 0  # of all sealed segments together, also of those that are gone
         for segment in found.sealed:
             self._sealed_attributes |= segment.summary.attributes
+        self._noted_start = found.noted_start
         self._synced_offset = found.active.next_offset
         self._written_bytes = 0  # since opening
         self._synced_bytes = 0
@@ -396,6 +398,9 @@ class Log:
                 self._synced_bytes = written
             for _, segment in seals:
                 self._remember(segment)
+            if seals and self._noted_start is None:
+                with suppress(OSError):
+                    self._note_start()
             if index:
                 with suppress(OSError):
                     replace_file(index_path(active.path), index)
@@ -681,6 +686,8 @@ class Log:
     def _remove_condemned(self) -> None:
         """Remove the files of segments nobody sees any more, oldest first so that no gap can remain."""
         with self._sync_lock:
+            if self._condemned:
+                self._note_start()
             removed = 0
             try:
                 for victim in self._condemned:
@@ -692,6 +699,13 @@ class Log:
                     removed += 1
             finally:
                 del self._condemned[:removed]
+
+    def _note_start(self) -> None:
+        """Note where the log begins; the lock of syncs is held, so that the note never goes back."""
+        start = self.start_offset
+        if self._noted_start != start:
+            note_start(self.directory, start)
+            self._noted_start = start
 
     # ---- truncation ----
 

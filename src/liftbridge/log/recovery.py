@@ -65,9 +65,11 @@ from liftbridge.log.segments import (
     open_segment,
     scan_through,
 )
+from liftbridge.log.start import read_start
 from liftbridge.log.swap import finish_swaps
 
 MISSING = "the file behind it is missing, and its index tells what was in it"
+ALL_MISSING = "the log had files, and all are missing"
 _SEGMENT_NAME = re.compile(r"[0-9]{20}\.log")
 
 
@@ -98,7 +100,8 @@ class Recovered:
     """The files of a log as found: `active` is open for writing, and everything is on disk.
 
     `scanned_bytes` were read to find out, `truncated_bytes` cut off as a torn tail; `damage` is what was
-    found of it, in the order of the offsets.
+    found of it, in the order of the offsets. `noted_start` is what the note beside the files says of where
+    the log begins, None when there is none.
     """
 
     active: Segment
@@ -106,6 +109,7 @@ class Recovered:
     scanned_bytes: int
     truncated_bytes: int
     damage: list[Damage]
+    noted_start: int | None = None
 
 
 def recover(
@@ -177,6 +181,7 @@ class _Recovery:
         self.damage: list[Damage] = []
         self.witnesses: list[Path] = []  # index files of segments that are missing at the end
         self.synced_offset = 0  # what they remember
+        self.noted_start: int | None = None
         self.proven_offset = 0  # all below it was on disk once
         # Good segments behind damage. An index file would be a proof, should the power go again before it is
         # decided what the damage is, that they and all before them had been on disk.
@@ -187,7 +192,7 @@ class _Recovery:
         make_directory(self.directory)
         self._dispel_distrust()
         finish_swaps(self.directory)
-        paths = self._clean_up()
+        paths = self._from_start(self._clean_up())
         # Retention may have removed all files but one; then its name is all that remembers the offset.
         first = int(paths[0].stem) if paths else self._without_files()
         if paths and self._was_never_begun(paths[-1]):
@@ -207,7 +212,9 @@ class _Recovery:
                 index_path(sealed.path).unlink(missing_ok=True)
         for path in self.witnesses:  # the active segment now begins behind what they remember
             path.unlink()
-        return Recovered(active, self.sealed, self.scanned_bytes, self.truncated_bytes, self.damage)
+        return Recovered(
+            active, self.sealed, self.scanned_bytes, self.truncated_bytes, self.damage, self.noted_start
+        )
 
     def _dispel_distrust(self) -> None:
         """After a failed fsync: bring what no index file vouches for to the medium, or fail."""
@@ -253,6 +260,23 @@ class _Recovery:
                 (self.directory / name).unlink()
         return paths
 
+    def _from_start(self, paths: list[Path]) -> list[Path]:
+        """Of the segment files, those from the noted start on; with one that stands for the first, if that is lost."""
+        start = self.noted_start = read_start(self.directory)
+        if start is None:
+            return paths
+        while len(paths) > 1 and int(paths[1].stem) <= start:  # retention was interrupted
+            self._remove(paths.pop(0))
+            sync_directory(self.directory)
+        if not paths and not self.witnesses:
+            self.damage.append(Damage(segment_path(self.directory, start), 0, start, start, ALL_MISSING))
+        if paths and int(paths[0].stem) > start:
+            following = int(paths[0].stem)
+            self.proven_offset = max(self.proven_offset, following)  # the note came after its sync
+            paths = [self._write_empty(start), *paths]
+        self.synced_offset = max(self.synced_offset, start)
+        return paths
+
     def _is_witness(self, index: Path, paths: list[Path]) -> bool:
         """Whether the index of a missing segment tells of records at the end of the log that are lost.
 
@@ -280,11 +304,14 @@ class _Recovery:
 
     def _begin(self, base_offset: int) -> Segment:
         """A new active segment."""
+        return open_segment(self._write_empty(base_offset), os.O_RDWR, self.codecs, self._before())[0]
+
+    def _write_empty(self, base_offset: int) -> Path:
         path = segment_path(self.directory, base_offset)
         header = SegmentHeader(self.stream_id, self.partition, base_offset, time.time_ns())
         _, key_slots = self.codecs.fresh()
         replace_file(path, header.encode(key_slots))
-        return open_segment(path, os.O_RDWR, self.codecs, self._before())[0]
+        return path
 
     def _before(self) -> Before:
         return self.sealed[-1].behind if self.sealed else Before()

@@ -139,14 +139,16 @@ def _failures_forgotten() -> None:
     liftbridge.log.log.Log.sync = forget
 
 
-def _newest_removed_first() -> None:
-    remove = liftbridge.log.log.Log._remove_condemned
+def _removed_before_it_is_noted() -> None:
+    note_start, remove = liftbridge.log.log.Log._note_start, liftbridge.log.log.Log._remove_condemned
 
-    def reversed_(self):
-        self._condemned.reverse()
+    def removed_first(self):
+        liftbridge.log.log.Log._note_start = lambda self: None
         remove(self)
+        liftbridge.log.log.Log._note_start = note_start
+        self._note_start()
 
-    liftbridge.log.log.Log._remove_condemned = reversed_
+    liftbridge.log.log.Log._remove_condemned = removed_first
 
 
 MUTANTS: dict[str, Callable[[], None]] = {
@@ -157,7 +159,7 @@ MUTANTS: dict[str, Callable[[], None]] = {
     "second try of a sync": _second_try_of_a_sync,
     "errors swallowed": _errors_swallowed,
     "failures forgotten": _failures_forgotten,
-    "newest removed first": _newest_removed_first,
+    "removed before it is noted": _removed_before_it_is_noted,
 }
 
 TASKS: dict[str, Callable[..., Any]] = {"script": run_script, "code": run_code, "write": write}
