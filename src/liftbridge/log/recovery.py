@@ -261,7 +261,7 @@ class _Recovery:
         return paths
 
     def _from_start(self, paths: list[Path]) -> list[Path]:
-        """Of the segment files, those from the noted start on; with one that stands for the first, if that is lost."""
+        """The files from the noted start on; with one that stands for the first, if that is lost."""
         start = self.noted_start = read_start(self.directory)
         if start is None:
             return paths
