@@ -15,7 +15,7 @@ import trio
 from google.protobuf.message import DecodeError, Message
 from purerpc import Cardinality
 
-from .context import Request
+from .context import CallContext, Request
 from .errors import Status, StatusCode, rpc_error, status_of
 from .framing import Frames
 from .stream import Stream
@@ -25,6 +25,9 @@ logger = logging.getLogger("liftbridge.rpc")
 _OK = Status(StatusCode.OK)
 _GENERATED = "_grpc"  # how the names of purerpc's generated modules end
 _RAW_REQUESTS = "_liftbridge_raw_requests"
+# Sees every call before its handler does: gets the context, the request (None when requests are a stream) and
+# what ends the call with a status; returns what to call when it is over, or raises an RpcFailedError.
+Guard = Callable[[CallContext, "Message | None", Callable[[Status], None]], "Callable[[], None] | None"]
 _STREAMED_REQUESTS = frozenset({Cardinality.STREAM_UNARY, Cardinality.STREAM_STREAM})
 _STREAMED_RESPONSES = frozenset({Cardinality.UNARY_STREAM, Cardinality.STREAM_STREAM})
 
@@ -40,10 +43,27 @@ def raw_requests(handler: Handler) -> Handler:
 class Method:
     """One method of a servicer, prepared for calls."""
 
-    __slots__ = ("_function", "_name", "_raw", "_request_type", "_streamed_request", "_streamed_response")
+    __slots__ = (
+        "_function",
+        "_guard",
+        "_name",
+        "_raw",
+        "_request_type",
+        "_streamed_request",
+        "_streamed_response",
+    )
 
-    def __init__(self, name: str, function: Callable[..., Any], signature: Any, *, raw: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        signature: Any,
+        *,
+        raw: bool,
+        guard: "Guard | None" = None,
+    ) -> None:
         self._name = name
+        self._guard = guard
         self._function = function
         self._request_type: type[Message] = signature.request_type
         self._streamed_request = signature.cardinality in _STREAMED_REQUESTS
@@ -91,13 +111,19 @@ class Method:
             argument = self._batches(stream) if self._raw else self._messages(stream)
         else:
             argument = await self._only_message(stream)
+        over = None
         try:
+            if self._guard is not None:
+                message = None if self._streamed_request else argument
+                over = self._guard(request.context, message, stream.abort)
             if self._streamed_response:
                 await self._send_all(stream, self._function(argument, request=request))
             else:
                 response = await self._function(argument, request=request)
                 await stream.respond(response.SerializeToString(), request.trailing)
         finally:
+            if over is not None:
+                over()
             if self._streamed_request:
                 await argument.aclose()
 
@@ -150,7 +176,7 @@ async def _send(stream: Stream, response: "Frames | Message") -> None:
         await stream.send_message(response.SerializeToString())
 
 
-def methods_of(services: "list[Any]") -> "dict[str, Method]":
+def methods_of(services: "list[Any]", guard: "Guard | None" = None) -> "dict[str, Method]":
     """Return the methods of purerpc services by path, "/proto.API/Publish".
 
     A method that a servicer has not overridden is left out, and so answered with UNIMPLEMENTED.
@@ -169,7 +195,7 @@ def methods_of(services: "list[Any]") -> "dict[str, Method]":
             if not written.__module__.endswith(_GENERATED):
                 path = f"/{service.name}/{name}"
                 raw = bool(getattr(written, _RAW_REQUESTS, False))
-                methods[path] = Method(path, bound.method_fn, bound.signature, raw=raw)
+                methods[path] = Method(path, bound.method_fn, bound.signature, raw=raw, guard=guard)
     return methods
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import trio
 
-from .call import methods_of
+from .call import Guard, methods_of
 from .connection import Connection
 from .limits import Limits
 
@@ -33,6 +33,7 @@ class RpcServer:
         services: purerpc services, the `service` of each servicer.
         limits: what one peer may cost.
         ssl_context: for TLS; the server offers "h2" to ALPN on it. None for plaintext.
+        guard: sees every call before its handler and may refuse it.
 
     Raises:
         ValueError: two services have one name.
@@ -44,8 +45,9 @@ class RpcServer:
         *,
         limits: "Limits | None" = None,
         ssl_context: "ssl.SSLContext | None" = None,
+        guard: "Guard | None" = None,
     ) -> None:
-        self._methods = methods_of(list(services))
+        self._methods = methods_of(list(services), guard)
         self._limits = limits or Limits()
         self._ssl_context = ssl_context
         if ssl_context is not None:
@@ -62,6 +64,15 @@ class RpcServer:
     def connections(self) -> int:
         """How many connections are open, those in their TLS handshake included."""
         return self._open_sockets
+
+    def use_tls(self, ssl_context: ssl.SSLContext) -> None:
+        """Use another context for connections that come from now on; those that are open go on as they are.
+
+        Only for a server that was made with one: a port does not change from plaintext to TLS.
+        """
+        assert self._ssl_context is not None, "the server speaks plaintext"
+        ssl_context.set_alpn_protocols(["h2"])
+        self._ssl_context = ssl_context
 
     async def serve(
         self,
