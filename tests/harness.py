@@ -43,6 +43,18 @@ METHODS = {
     "PublishToSubject": ("unary_unary", "PublishToSubjectRequest", "PublishToSubjectResponse"),
     "SetCursor": ("unary_unary", "SetCursorRequest", "SetCursorResponse"),
     "FetchCursor": ("unary_unary", "FetchCursorRequest", "FetchCursorResponse"),
+    "JoinConsumerGroup": ("unary_unary", "JoinConsumerGroupRequest", "JoinConsumerGroupResponse"),
+    "LeaveConsumerGroup": ("unary_unary", "LeaveConsumerGroupRequest", "LeaveConsumerGroupResponse"),
+    "FetchConsumerGroupAssignments": (
+        "unary_unary",
+        "FetchConsumerGroupAssignmentsRequest",
+        "FetchConsumerGroupAssignmentsResponse",
+    ),
+    "ReportConsumerGroupCoordinator": (
+        "unary_unary",
+        "ReportConsumerGroupCoordinatorRequest",
+        "ReportConsumerGroupCoordinatorResponse",
+    ),
 }
 
 
@@ -214,11 +226,14 @@ class Server:
         self.process.kill()
         self.wait_end()
 
-    def api(self, **options: Any) -> Api:
-        """grpcio stubs on a new channel to the server."""
+    def api(self, credentials: grpc.ChannelCredentials | None = None, **options: Any) -> Api:
+        """grpcio stubs on a new channel to the server, over TLS with `credentials`."""
         # With connections of its own, a channel does not wait until those to a killed server are tried again.
         options = {"grpc.use_local_subchannel_pool": 1, **options}
-        channel = grpc.insecure_channel(self.address, options=list(options.items()))
+        if credentials is None:
+            channel = grpc.insecure_channel(self.address, options=list(options.items()))
+        else:
+            channel = grpc.secure_channel(self.address, credentials, options=list(options.items()))
         self._channels.append(channel)
         return Api(channel)
 

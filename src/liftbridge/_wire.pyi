@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from typing_extensions import Buffer
@@ -85,6 +86,7 @@ class RouteTable:
     def put(self, route: StreamRoute) -> None: ...
     def remove(self, name: bytes) -> None: ...
     def get(self, name: bytes) -> StreamRoute | None: ...
+    def touch(self) -> None: ...
 
 class PublishCall(Generic[_Owner]):
     slot: int
@@ -94,6 +96,8 @@ class PublishCall(Generic[_Owner]):
     connected: bool
     outstanding: int
     owner: _Owner
+    permit: Callable[[bytes], bytes | None] | None
+    denied: int
     @property
     def answers_size(self) -> int: ...
     def feed(self, frames: Buffer) -> None: ...

@@ -8,6 +8,9 @@ cdef enum:
     ERROR_INTERNAL = 3
     ERROR_INCORRECT_OFFSET = 5
     ERROR_ENCRYPTION = 6
+    ERROR_PERMISSION_DENIED = 7
+    # Streams whose route and permission a call remembers.
+    MAX_KNOWN = 1024
     # Room for a PUB line around subject and size, and for tags and lengths of an envelope's fields.
     PUB_OVERHEAD = 160
     GRPC_PREFIX = 5
@@ -56,6 +59,10 @@ cdef class RouteTable:
     def get(self, bytes name):
         """The route of a stream, or None."""
         return self.routes.get(name)
+
+    def touch(self) -> None:
+        """Make every call ask again, for routes and permissions: what it may do has changed."""
+        self.version += 1
 
 
 cdef struct Request:
@@ -119,6 +126,10 @@ cdef class PublishCall:
     `inbox` is where the acks of this call come back; `slot` and `generation` are how `AckRouter` finds it from
     there. `max_payload` is what the NATS server takes; while `connected` is false, requests are answered with an
     error. `outstanding` counts messages that still wait for an ack.
+
+    `permit`, when there is one, is asked with the name of a stream whether this call may publish to it: None
+    is yes, bytes are the text of the refusal. It is asked once for a stream, and again when the version of the
+    table has changed; `denied` counts the messages that were refused for it.
     """
 
     cdef RouteTable table
@@ -135,6 +146,10 @@ cdef class PublishCall:
     cdef readonly object owner
     cdef bint touched
     cdef bint first_only
+    cdef public object permit
+    cdef readonly uint64_t denied
+    cdef bytes refusal  # why the stream of the last request may not be published to
+    cdef dict known     # with `permit`: a route, None for no stream, or the text of a refusal
 
     def __cinit__(self):
         bytes_init(&self.publishes)
@@ -152,6 +167,7 @@ cdef class PublishCall:
         self.max_payload = max_payload
         self.first_only = first_only
         self.connected = True
+        self.known = {}
 
     def __dealloc__(self):
         bytes_free(&self.publishes)
@@ -196,15 +212,44 @@ cdef class PublishCall:
                 and request.stream_length == <size_t> len(route.name) \
                 and memcmp(request.stream, PyBytes_AS_STRING(route.name), request.stream_length) == 0:
             return route
+        if self.permit is not None:
+            return self.find_permitted(request)
         self.route = self.table.routes.get(
             PyBytes_FromStringAndSize(<char*> request.stream, request.stream_length)
         )
         self.route_version = self.table.version
         return self.route
 
+    cdef StreamRoute find_permitted(self, Request* request):
+        """The route of the request's stream; None with `refusal` set when the call may not publish to it."""
+        cdef bytes name = PyBytes_FromStringAndSize(<char*> request.stream, request.stream_length)
+        cdef object found
+        if self.route_version != self.table.version or len(self.known) >= MAX_KNOWN:
+            self.known.clear()
+            self.route_version = self.table.version
+        if name in self.known:
+            found = self.known[name]
+        else:
+            # Permission first: who may not publish to a stream is not told whether it exists.
+            found = self.permit(name)
+            if found is None:
+                found = self.table.routes.get(name)
+            if len(name) <= MAX_INBOX:
+                self.known[name] = found
+        self.route = None
+        self.refusal = None
+        if isinstance(found, StreamRoute):
+            self.route = found
+        elif found is not None:
+            self.refusal = found
+        return self.route
+
     cdef int publish(self, Request* request, const uint8_t* p, const uint8_t* end) except -1:
         cdef StreamRoute route = self.find(request)
         if route is None:
+            if self.refusal is not None:
+                self.denied += 1
+                return self.answer_error(request, ERROR_PERMISSION_DENIED, self.refusal)
             return self.answer_error(request, ERROR_NOT_FOUND, b"no such stream")
         if request.partition < 0 or request.partition >= route.partitions:
             return self.answer_error(request, ERROR_NOT_FOUND, b"no such partition")

@@ -89,6 +89,9 @@ ORIGINAL: dict[str, tuple[str, Callable[[Config], object], object]] = {
     "telemetry.interval.seconds": ("60", lambda c: c.telemetry.interval_seconds, 60),
 }
 OURS: dict[str, tuple[str, Callable[[Config], object], object]] = {
+    "tls.client.authz.groups.enabled": ("true", lambda c: c.tls.client_authz_groups_enabled, True),
+    "tls.client.authz.audit.allowed": ("INFO", lambda c: c.tls.client_authz_audit_allowed, "info"),
+    "tls.client.authz.audit.max.rate": ("7", lambda c: c.tls.client_authz_audit_max_rate, 7),
     "nats.token": ("s3cret", lambda c: c.nats.token, "s3cret"),
     "nats.credentials": ("user.creds", lambda c: c.nats.credentials, Path("user.creds")),
     "streams.encryption.old.keys.file": (
@@ -310,6 +313,15 @@ def test_the_file_of_the_test_helper_of_gufo_liftbridge(load_text: Load) -> None
         ("tls.cert: k.pem", "tls.cert is set without tls.key"),
         ("nats.tls.cert: k.pem", "nats.tls.cert is set without nats.tls.key"),
         ("tls.client.auth.enabled: true", "needs TLS"),
+        ("tls: {key: a, cert: b, client.authz.enabled: true}", "set tls.client.auth.enabled: true"),
+        (
+            "tls: {key: a, cert: b, client.auth.enabled: true, client.authz: {enabled: true, model: m}}",
+            "needs tls.client.authz.policy",
+        ),
+        (
+            "tls: {key: a, cert: b, client.auth.enabled: true, client.authz: {enabled: true, policy: p}}",
+            "needs tls.client.authz.model",
+        ),
         ("nats.password: secret", "nats.password is set without nats.user"),
         ("nats: {user: a, token: b}", "nats.user and nats.token are different ways"),
         ("nats: {token: a, credentials: b}", "nats.token and nats.credentials are different ways"),
@@ -326,7 +338,6 @@ def test_mistakes_in_a_file_are_named(load_text: Load, text: str, message: str) 
     [
         ("streams: {auto.pause.time: 5m}", "streams.auto.pause.time", "5m"),
         ("activity.stream.enabled: true", "activity.stream.enabled", "true"),
-        ("tls: {key: a, cert: b, client.authz.enabled: true}", "tls.client.authz.enabled", "true"),
         ("clustering.raft.bootstrap.peers: [a, b]", "clustering.raft.bootstrap.peers", "a, b"),
     ],
 )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
+from liftbridge.broker.authz import Authorizer
 from liftbridge.broker.config import Config
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.frames import FrameCache
@@ -51,13 +52,20 @@ class ApiServicer(api_grpc.APIServicer):
     """The service proto.API."""
 
     def __init__(
-        self, config: Config, own: Self, controller: Controller, streams: Streams, publisher: Publisher
+        self,
+        config: Config,
+        own: Self,
+        controller: Controller,
+        streams: Streams,
+        publisher: Publisher,
+        authorizer: Authorizer | None = None,
     ) -> None:
         self._config = config
         self._own = own
         self._controller = controller
         self._streams = streams
         self._publisher = publisher
+        self._authorizer = authorizer
         self._shared = FrameCache(config.streams.read_cache_max_bytes)
 
     # -- streams ---------------------------------------------------------------------------------------
@@ -278,15 +286,26 @@ class ApiServicer(api_grpc.APIServicer):
 
     @raw_requests
     async def PublishAsync(self, input_messages: AsyncIterator[Frames], request: Request) -> None:
-        async with self._publisher.call() as call:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send_answers, call, request)
-                await self._take_requests(call, input_messages)
-                with trio.move_on_after(LAST_ACKS_SECONDS):
-                    while call.messages.outstanding:
-                        await call.room.wait()
-                call.closing = True
-                call.news.set()
+        authorizer = self._authorizer
+        permit = None if authorizer is None else authorizer.permit(request.context)
+        async with self._publisher.call(permit=permit) as call:
+            try:
+                await self._run_publish_call(call, input_messages, request)
+            finally:
+                if authorizer is not None:
+                    authorizer.note_denied(request.context, call.messages.denied)
+
+    async def _run_publish_call(
+        self, call: Call, input_messages: AsyncIterator[Frames], request: Request
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_answers, call, request)
+            await self._take_requests(call, input_messages)
+            with trio.move_on_after(LAST_ACKS_SECONDS):
+                while call.messages.outstanding:
+                    await call.room.wait()
+            call.closing = True
+            call.news.set()
 
     async def _take_requests(self, call: Call, requests: AsyncIterator[Frames]) -> None:
         async for frames in requests:

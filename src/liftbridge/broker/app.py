@@ -25,6 +25,7 @@ from typing import Any
 import trio
 
 from liftbridge.broker.api import ApiServicer, Self
+from liftbridge.broker.authz import Audit, Authorizer, AuthzFileError
 from liftbridge.broker.boot import BOOT_FILE, power_may_be_lost, remember_boot
 from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config, NatsConfig
@@ -33,6 +34,7 @@ from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.identity import DataDirectory
 from liftbridge.broker.ingest import Ingest
 from liftbridge.broker.publisher import Publisher
+from liftbridge.broker.reload import Reloader
 from liftbridge.broker.streams import Streams
 from liftbridge.broker.tls import nats_ssl_context, server_ssl_context
 from liftbridge.log import Flusher, Throttle
@@ -89,6 +91,7 @@ class Server:
         self._embedded_host = embedded_host
         self._embedded_port = embedded_port
         self._stop = trio.Event()
+        self._reloader = Reloader(config.tls)
         self._starting: trio.CancelScope | None = trio.CancelScope()
 
     def stop(self) -> None:
@@ -96,6 +99,10 @@ class Server:
         self._stop.set()
         if self._starting is not None:
             self._starting.cancel()
+
+    def reload(self) -> None:
+        """Read certificates and policy again, as soon as the server is up; connections stay open."""
+        self._reloader.request()
 
     async def serve(self, task_status: trio.TaskStatus[Addresses] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop`.
@@ -111,6 +118,7 @@ class Server:
         starting = self._starting
         assert starting is not None, "a server is run once"
         ssl_context = server_ssl_context(config.tls)
+        authorizer = self._authorizer()
         with starting:
             async with (
                 self._data_directory() as data,
@@ -155,13 +163,18 @@ class Server:
                 await _start_publisher(publisher)
                 health = HealthServicer()
                 own = Self(data.server_id, *config.advertised_address(port))
-                api = ApiServicer(config, own, controller, streams, publisher)
+                api = ApiServicer(config, own, controller, streams, publisher, authorizer)
                 server = RpcServer(
                     [api.service, health.service],
                     limits=_limits(config),
                     ssl_context=ssl_context,
+                    guard=None if authorizer is None else authorizer.admit,
                 )
+                if authorizer is not None:
+                    authorizer.changed = publisher.routes.touch
+                    rpc.start_soon(authorizer.audit.run)
                 await rpc.start(server.serve, listeners)
+                rpc.start_soon(self._reloader.run, server, authorizer)
                 self._starting = None  # from here on the stop is orderly
                 logger.info("serving clients on %s:%d as server %s", host, port, data.server_id)
                 task_status.started(Addresses(data.server_id, host, port, tuple(servers)))
@@ -198,6 +211,23 @@ class Server:
             yield controller
         finally:
             await controller.close()
+
+    def _authorizer(self) -> Authorizer | None:
+        tls = self._config.tls
+        if not tls.client_authz_enabled:
+            return None
+        assert tls.client_authz_model is not None, "the configuration is checked"
+        assert tls.client_authz_policy is not None, "the configuration is checked"
+        allowed = logging.INFO if tls.client_authz_audit_allowed == "info" else logging.DEBUG
+        try:
+            return Authorizer(
+                tls.client_authz_model,
+                tls.client_authz_policy,
+                audit=Audit(allowed, tls.client_authz_audit_max_rate),
+                groups=tls.client_authz_groups_enabled,
+            )
+        except AuthzFileError as error:
+            raise ServerStartError(f"authorization cannot be switched on: {error}") from None
 
     async def _start_embedded(self, nursery: trio.Nursery, data: DataDirectory) -> list[str]:
         """Start the embedded NATS server when there is to be one; returns the servers to connect to."""
@@ -307,7 +337,7 @@ class _Started:
 
 
 async def run_until_signal(server: Server, started: Callable[[Addresses], None]) -> None:
-    """Run a server until SIGINT or SIGTERM; a second one ends the process at once. SIGHUP is ignored.
+    """Run a server until SIGINT or SIGTERM; a second one ends the process at once. SIGHUP is `reload`.
 
     `started` is called when clients are served; it never is when the signal comes first.
     """
@@ -321,7 +351,7 @@ async def _watch_signals(signals: AsyncIterator[int], server: Server) -> None:
     stopping = False
     async for number in signals:
         if number == signal.SIGHUP:
-            logger.info("SIGHUP: there is nothing to reload")
+            server.reload()
         elif stopping:
             logger.warning("second signal: ending at once")
             os._exit(128 + number)

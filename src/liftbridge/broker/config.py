@@ -164,6 +164,13 @@ class TlsConfig:
     client_authz_enabled: bool = _option("tls.client.authz.enabled", values.boolean(), False)
     client_authz_model: Path | None = _option("tls.client.authz.model", values.file_path(), None)
     client_authz_policy: Path | None = _option("tls.client.authz.policy", values.file_path(), None)
+    client_authz_groups_enabled: bool = _option("tls.client.authz.groups.enabled", values.boolean(), False)
+    client_authz_audit_allowed: str = _option(
+        "tls.client.authz.audit.allowed", values.choice("debug", "info", any_case=True), "debug"
+    )
+    client_authz_audit_max_rate: int = _option(
+        "tls.client.authz.audit.max.rate", values.integer(1, INT32_MAX), 100
+    )
 
     @property
     def enabled(self) -> bool:
@@ -420,6 +427,7 @@ def _check_combinations(config: Config) -> None:
     _check_pair("nats.tls.key", nats.tls_key, "nats.tls.cert", nats.tls_cert)
     if tls.client_auth_enabled and not tls.enabled:
         raise ConfigError("tls.client.auth.enabled: true needs TLS; set tls.key and tls.cert too")
+    _check_authorization(tls)
     if nats.password is not None and nats.user is None:
         raise ConfigError("nats.password is set without nats.user; set both, or nats.token for a token")
     ways = {"nats.user": nats.user, "nats.token": nats.token, "nats.credentials": nats.credentials}
@@ -432,6 +440,22 @@ def _check_combinations(config: Config) -> None:
         )
 
 
+def _check_authorization(tls: TlsConfig) -> None:
+    if not tls.client_authz_enabled:
+        return
+    if not tls.client_auth_enabled:
+        raise ConfigError(
+            "tls.client.authz.enabled: true needs to know clients; set tls.client.auth.enabled: true"
+        )
+    files = {
+        "tls.client.authz.model": tls.client_authz_model,
+        "tls.client.authz.policy": tls.client_authz_policy,
+    }
+    for key, path in files.items():
+        if path is None:
+            raise ConfigError(f"tls.client.authz.enabled: true needs {key}; name the file there")
+
+
 def _check_pair(one: str, one_value: object, other: str, other_value: object) -> None:
     if (one_value is None) != (other_value is None):
         given, missing = (one, other) if other_value is None else (other, one)
@@ -441,7 +465,6 @@ def _check_pair(one: str, one_value: object, other: str, other_value: object) ->
 _NOT_YET = {
     "streams.auto.pause.time": "pausing idle partitions",
     "activity.stream.enabled": "the activity stream",
-    "tls.client.authz.enabled": "authorization of clients",
     "clustering.raft.bootstrap.peers": "a cluster of several servers",
 }
 
@@ -450,7 +473,6 @@ def _refuse_what_is_missing(config: Config, given: Mapping[str, Setting]) -> Non
     wanted = {
         "streams.auto.pause.time": config.streams.auto_pause_time,
         "activity.stream.enabled": config.activity.stream_enabled,
-        "tls.client.authz.enabled": config.tls.client_authz_enabled,
         "clustering.raft.bootstrap.peers": config.clustering.raft_bootstrap_peers,
     }
     for key, feature in _NOT_YET.items():
@@ -495,6 +517,8 @@ def _warnings(config: Config, given: Mapping[str, Setting], environ: Mapping[str
         )
     if config.tls.client_auth_ca is not None and not config.tls.client_auth_enabled:
         found.append("tls.client.auth.ca has no effect while tls.client.auth.enabled is false")
+    if config.tls.client_authz_policy is not None and not config.tls.client_authz_enabled:
+        found.append("tls.client.authz.policy has no effect while tls.client.authz.enabled is false")
     if config.nats.embedded_config is not None and not config.nats.embedded:
         found.append("nats.embedded.config has no effect while nats.embedded is false")
     if config.keyring is None and environ.get(VARIABLE):

@@ -12,7 +12,7 @@ and a late ack for it is dropped and counted.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import trio
@@ -118,10 +118,16 @@ class Publisher:
             call.room.set()
 
     @asynccontextmanager
-    async def call(self, *, first_only: bool = False) -> AsyncIterator[Call]:
-        """Open a call with an inbox of its own. With `first_only`, only the first ack is kept, as it came."""
+    async def call(
+        self, *, first_only: bool = False, permit: Callable[[bytes], bytes | None] | None = None
+    ) -> AsyncIterator[Call]:
+        """Open a call with an inbox of its own. With `first_only`, only the first ack is kept, as it came.
+
+        `permit` is asked whether the call may publish to a stream: None is yes, else the text of the refusal.
+        """
         call = Call()
         call.wire = self.router.open(call, self.routes, self.connection.max_payload, first_only)
+        call.wire.permit = permit
         try:
             yield call
         finally:
