@@ -13,6 +13,7 @@ once: the log is made to survive that.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import time
@@ -317,10 +318,20 @@ def _limits(config: Config) -> Limits:
     limits = config.limits
     return Limits(
         max_connections=limits.connections,
+        max_connections_per_address=limits.connections_per_address,
         max_concurrent_streams=limits.streams_per_connection,
         max_request_message=limits.request_max_bytes,
         max_header_list_size=limits.headers_max_bytes,
+        max_partial_bytes=limits.inflight_connection_max_bytes,
+        max_held=limits.inflight_max_bytes,
+        max_unsent=limits.unsent_max_bytes,
+        max_resets=limits.flood_resets,
+        max_control_frames=limits.flood_frames,
+        abuse_period=limits.flood_period / 1e9,
+        request_timeout=limits.request_timeout / 1e9,
+        idle_timeout=limits.idle_timeout / 1e9 or math.inf,
         handshake_timeout=limits.handshake_timeout / 1e9,
+        preface_timeout=limits.handshake_timeout / 1e9,
         keepalive_interval=limits.keepalive_interval / 1e9,
         keepalive_timeout=limits.keepalive_timeout / 1e9,
     )

@@ -261,11 +261,24 @@ class LimitsConfig:
     """`limits.*`: what one client, or all of them together, may take from the gRPC server."""
 
     connections: int = _option("limits.connections", values.integer(1, INT32_MAX), 10_000)
+    connections_per_address: int = _option(
+        "limits.connections.per.address", values.integer(1, INT32_MAX), 2_000
+    )
     streams_per_connection: int = _option(
         "limits.streams.per.connection", values.integer(1, INT32_MAX), 10_000
     )
     request_max_bytes: int = _option("limits.request.max.bytes", values.integer(1, INT32_MAX), 4_194_304)
     headers_max_bytes: int = _option("limits.headers.max.bytes", values.integer(1024, INT32_MAX), 16_384)
+    request_timeout: int = _option("limits.request.timeout", values.duration(minimum=1), 60 * SECOND)
+    inflight_max_bytes: int = _option("limits.inflight.max.bytes", values.integer(1 << 20), 1 << 30)
+    inflight_connection_max_bytes: int = _option(
+        "limits.inflight.connection.max.bytes", values.integer(1 << 20), 64 << 20
+    )
+    unsent_max_bytes: int = _option("limits.unsent.max.bytes", values.integer(1 << 20), 256 << 20)
+    idle_timeout: int = _option("limits.idle.timeout", values.duration(), HOUR)
+    flood_resets: int = _option("limits.flood.resets", values.integer(1, INT32_MAX), 2_000)
+    flood_frames: int = _option("limits.flood.frames", values.integer(1, INT32_MAX), 10_000)
+    flood_period: int = _option("limits.flood.period", values.duration(minimum=1), 10 * SECOND)
     handshake_timeout: int = _option("limits.handshake.timeout", values.duration(minimum=1), 10 * SECOND)
     keepalive_interval: int = _option("limits.keepalive.interval", values.duration(minimum=1), 30 * SECOND)
     keepalive_timeout: int = _option("limits.keepalive.timeout", values.duration(minimum=1), 20 * SECOND)

@@ -85,7 +85,8 @@ class Method:
             request: what the handler gets as its `request`; its deadline is honoured.
         """
         if stream.finished:
-            return  # reset before its turn came
+            stream.release()  # reset before its turn came
+            return
         stream.scope.deadline = request.context.deadline
         try:
             with stream.scope:
@@ -136,12 +137,21 @@ class Method:
                 await _send(stream, response)
 
     async def _only_message(self, stream: Stream) -> Message:
+        if stream.ended:
+            return self._decode(await self._only_data(stream))
+        patience = stream.request_timeout
+        with trio.move_on_after(patience):
+            return self._decode(await self._only_data(stream))
+        text = f"the request of {self._name} was not there as a whole after {patience:g} seconds"
+        raise rpc_error(StatusCode.RESOURCE_EXHAUSTED, text)
+
+    async def _only_data(self, stream: Stream) -> bytes:
         data = await stream.receive_message()
         if data is None:
             raise rpc_error(StatusCode.INTERNAL, f"{self._name} takes one request message and got none")
         if await stream.receive_message() is not None:
             raise rpc_error(StatusCode.INTERNAL, f"{self._name} takes one request message and got more")
-        return self._decode(data)
+        return data
 
     async def _messages(self, stream: Stream) -> AsyncIterator[Message]:
         while (data := await stream.receive_message()) is not None:

@@ -27,7 +27,7 @@ from .call import Method
 from .context import CallContext, Request
 from .errors import Status, StatusCode
 from .http2 import ConnectionFailure, ErrorCode, StreamFailure
-from .limits import Limits, Meter
+from .limits import Account, Limits, Meter
 from .stream import Stream
 
 logger = logging.getLogger("liftbridge.rpc")
@@ -36,6 +36,8 @@ _READ_SIZE = 64 * 1024
 _WORTH_A_SEND = 32 * 1024  # bytes for which a system call is cheaper than a copy
 _REMEMBERED_RESETS = 1_000
 _LINGER = 1.0  # seconds for the last frames to reach the peer
+_UNFORGIVEN = 20  # times `max_control_frames` are too many even while the server sends
+_SMALL_UPDATE = 64  # a window that grows by less makes the server send crumbs
 _SHUTTING_DOWN = "the server is shutting down"
 
 
@@ -48,9 +50,12 @@ class Connection:
         methods: "dict[str, Method]",
         limits: Limits,
         peer: str,
-        peer_certificate: "dict[str, Any] | None" = None,
+        peer_certificate: "dict[str, Any] | None",
+        account: Account,
     ) -> None:
         self.limits = limits
+        self._account = account
+        self._held = 0  # bytes of requests that no handler has taken
         self.peer = peer
         self.peer_max_frame_size = http2.DEFAULT_FRAME_SIZE
         self.send_window = http2.DEFAULT_WINDOW
@@ -76,6 +81,8 @@ class Connection:
         self._window_owed = 0
         self._resets = Meter(limits.max_resets, limits.abuse_period)
         self._control_frames = Meter(limits.max_control_frames, limits.abuse_period)
+        self._all_control_frames = Meter(_UNFORGIVEN * limits.max_control_frames, limits.abuse_period)
+        self._small_updates = Meter(limits.max_control_frames, limits.abuse_period)
         self._out: list[bytes] = []
         self._urgent: list[bytes] = []
         self._out_size = 0
@@ -85,6 +92,8 @@ class Connection:
         self._read_scope = trio.CancelScope()
         self._calls: trio.Nursery | None = None
         self._last_received = trio.current_time()
+        self._idle_since = self._last_received
+        self._incomplete_since: float | None = None  # a frame or header block has begun then
         self._broken = False
         self._handlers = {
             http2.DATA: self._on_data,
@@ -116,12 +125,12 @@ class Connection:
             await self._linger()
             io.cancel_scope.cancel()
 
-    def shut_down(self) -> None:
+    def shut_down(self, reason: str = _SHUTTING_DOWN) -> None:
         """Accept no more calls, end streaming ones with UNAVAILABLE, close when the last call has ended."""
         if self._accepted_stream != http2.MAX_STREAM_ID:
             return
         self._accepted_stream = self._highest_stream
-        self.write(http2.goaway(self._highest_stream, ErrorCode.NO_ERROR, _SHUTTING_DOWN))
+        self.write(http2.goaway(self._highest_stream, ErrorCode.NO_ERROR, reason))
         for stream in self._streams.values():
             if stream.streaming:
                 stream.abort(Status(StatusCode.UNAVAILABLE, _SHUTTING_DOWN))
@@ -132,6 +141,12 @@ class Connection:
         """End every call with UNAVAILABLE; the second step after `shut_down`."""
         for stream in self._streams.values():
             stream.abort(Status(StatusCode.UNAVAILABLE, _SHUTTING_DOWN))
+
+    def settle(self) -> None:
+        """Take what the connection held off the server's account; it has ended."""
+        self._account.held -= self._held
+        self._account.unsent -= self._out_size
+        self._held = self._out_size = 0
 
     def _write_preface(self) -> None:
         limits = self.limits
@@ -152,8 +167,11 @@ class Connection:
         try:
             await self._read_preface()
             while received := await self._receive():
+                complete = False
                 for kind, flags, stream_id, payload in self._frames.frames(received):
                     self._handle(kind, flags, stream_id, payload)
+                    complete = True
+                self._note_incomplete(progress=complete)
                 if self._out_size > 2 * self.limits.write_buffer:
                     await self._wait_drained()
         except ConnectionFailure as failure:
@@ -163,6 +181,14 @@ class Connection:
         except Exception:
             logger.exception("closing the connection of %s after a defect of the server", self.peer)
             self.write(http2.goaway(self._highest_stream, ErrorCode.INTERNAL_ERROR))
+
+    def _note_incomplete(self, *, progress: bool) -> None:
+        """Remember since when the client lets us wait for the rest of a frame or of a header block."""
+        in_block = self._header_block is not None
+        if not in_block and not self._frames.pending:
+            self._incomplete_since = None
+        elif self._incomplete_since is None or (progress and not in_block):
+            self._incomplete_since = self._last_received
 
     async def _read_preface(self) -> None:
         missing = http2.PREFACE
@@ -192,16 +218,37 @@ class Connection:
             self._break()
             return
         while True:
-            await trio.sleep_until(self._last_received + limits.keepalive_interval)
-            if trio.current_time() < self._last_received + limits.keepalive_interval:
-                continue
-            asked = trio.current_time()
-            self.write_urgent(http2.frame(http2.PING, 0, 0, b"liftlive"))
-            await trio.sleep_until(asked + limits.keepalive_timeout)
-            if self._last_received < asked:
+            now = trio.current_time()
+            asleep = self._last_received + limits.keepalive_interval
+            idle = math.inf if self._streams else self._idle_since + limits.idle_timeout
+            begun = self._incomplete_since
+            late = math.inf if begun is None else begun + limits.request_timeout
+            if now >= late:
+                self._give_up("a frame or a header block takes too long")
+                return
+            if now >= idle:
+                logger.debug("closing the connection of %s: no calls for long", self.peer)
+                self.shut_down("no calls for long; connect again")
+                return
+            if now >= asleep and not await self._answers():
                 logger.info("closing the connection of %s: it does not answer", self.peer)
                 self._break()
                 return
+            await trio.sleep_until(min(asleep, idle, late, now + limits.request_timeout))
+
+    async def _answers(self) -> bool:
+        """Ask the client whether it is there."""
+        asked = trio.current_time()
+        self.write_urgent(http2.frame(http2.PING, 0, 0, b"liftlive"))
+        await trio.sleep_until(asked + self.limits.keepalive_timeout)
+        return self._last_received >= asked
+
+    def _give_up(self, reason: str) -> None:
+        """End the connection for a client that is not worth it."""
+        logger.info("closing the connection of %s: %s", self.peer, reason)
+        self._accepted_stream = min(self._accepted_stream, self._highest_stream)
+        self.write(http2.goaway(self._highest_stream, ErrorCode.ENHANCE_YOUR_CALM, reason))
+        self._read_scope.cancel()
 
     def _break(self) -> None:
         self._broken = True
@@ -231,15 +278,19 @@ class Connection:
     def write(self, frames: bytes) -> None:
         """Append complete frames to what the writer sends."""
         self._out.append(frames)
-        self._out_size += len(frames)
+        self._count_unsent(len(frames))
         self._control_frames.reset()
         self._writer.unpark()
 
     def write_urgent(self, frames: bytes) -> None:
         """Send a PING or WINDOW_UPDATE frame ahead of what is waiting."""
         self._urgent.append(frames)
-        self._out_size += len(frames)
+        self._count_unsent(len(frames))
         self._writer.unpark()
+
+    def _count_unsent(self, change: int) -> None:
+        self._out_size += change
+        self._account.unsent += change
 
     async def _write(self) -> None:
         while True:
@@ -254,7 +305,7 @@ class Connection:
                     self._break()
                     self._drained.unpark_all()
                     return
-                self._out_size -= len(data)
+                self._count_unsent(-len(data))
                 self._drained.unpark_all()
                 self.pass_room_on()
 
@@ -265,7 +316,7 @@ class Connection:
 
     def send_room(self) -> int:
         """Return how many bytes of DATA may be written now: the lesser of window and buffer."""
-        return min(self.send_window, self.limits.write_buffer - self._out_size)
+        return min(self.send_window, self._account.write_room(self._out_size))
 
     async def wait_for_room(self) -> None:
         """Wait in line until `send_room` may be positive."""
@@ -284,6 +335,12 @@ class Connection:
         return headers.NO_TABLE
 
     # Flow control of received data.
+
+    def hold(self, change: int) -> bool:
+        """Count bytes of requests that wait for a handler; return whether this connection holds too many."""
+        self._held += change
+        self._account.held += change
+        return change > 0 and self._account.too_much(self._held)
 
     def give_back(self, size: int) -> None:
         """Return `size` bytes of the connection's receive window to the client, together with others."""
@@ -332,7 +389,7 @@ class Connection:
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many streams are reset")
 
     def _count_control_frame(self) -> None:
-        if self._control_frames.exceeded():
+        if self._control_frames.exceeded() or self._all_control_frames.exceeded():
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry no call")
 
     def _on_data(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
@@ -445,6 +502,7 @@ class Connection:
             await method.run(stream, Request(stream.id, head.scheme, head.service, head.method, context))
         finally:
             del self._streams[stream.id]
+            self._idle_since = trio.current_time()
             self.pass_room_on()
             if not self._streams and self._accepted_stream != http2.MAX_STREAM_ID:
                 self._read_scope.cancel()
@@ -483,7 +541,7 @@ class Connection:
                 self._change_windows(value - self._peer_initial_window)
                 self._peer_initial_window = value
         self._out.append(http2.SETTINGS_ACK)  # not `write`: that would forgive a flood of SETTINGS
-        self._out_size += len(http2.SETTINGS_ACK)
+        self._count_unsent(len(http2.SETTINGS_ACK))
         self._writer.unpark()
 
     def _change_windows(self, change: int) -> None:
@@ -514,6 +572,8 @@ class Connection:
     def _on_window_update(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
         self._count_control_frame()
         increment = http2.parse_uint32(payload, "WINDOW_UPDATE") & http2.MAX_WINDOW
+        if increment < _SMALL_UPDATE and self._small_updates.exceeded():
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many window updates by a few bytes")
         if not stream_id:
             self.send_window += increment
             if not increment:

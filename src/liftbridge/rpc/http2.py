@@ -88,6 +88,11 @@ class FrameReader:
         self._max_frame_size = max_frame_size
         self._rest = bytearray()
 
+    @property
+    def pending(self) -> bool:
+        """Whether a frame has begun and is not complete."""
+        return bool(self._rest)
+
     def frames(self, received: Buffer) -> Iterator[Frame]:
         """Yield the frames that `received` completes.
 

@@ -8,9 +8,12 @@ Tree of tasks: `serve` owns one task per listener and one per connection; a conn
 writer and watch and one task per call.
 """
 
+import ipaddress
 import logging
+import math
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -19,11 +22,12 @@ import trio
 
 from .call import Guard, methods_of
 from .connection import Connection
-from .limits import Limits
+from .limits import Account, Limits
 
 logger = logging.getLogger("liftbridge.rpc")
 
 _FLUSH = 2.0  # seconds for the last frames, after the calls have ended
+_TELL_REFUSALS = 1.0  # seconds between two log lines about refused connections
 
 
 class RpcServer:
@@ -54,11 +58,25 @@ class RpcServer:
             ssl_context.set_alpn_protocols(["h2"])
         self._connections: set[Connection] = set()
         self._open_sockets = 0
+        self._of_address: Counter[str] = Counter()
+        self._account = Account(self._limits)
+        self._refused = 0
+        self._refusals_told = -math.inf
         self._accept_scope = trio.CancelScope()
         self._connections_scope = trio.CancelScope()
         self._shutting_down = False
         self._all_closed = trio.Event()
         self._all_closed.set()
+
+    @property
+    def bytes_held(self) -> int:
+        """Bytes of requests that have arrived and that no handler has taken yet."""
+        return self._account.held
+
+    @property
+    def bytes_unsent(self) -> int:
+        """Bytes of responses that wait for sockets."""
+        return self._account.unsent
 
     @property
     def connections(self) -> int:
@@ -121,14 +139,19 @@ class RpcServer:
         await self._all_closed.wait()
 
     async def _serve_socket(self, stream: trio.SocketStream) -> None:
-        if self._open_sockets >= self._limits.max_connections:
-            logger.warning("refusing a connection: %d are open already", self._open_sockets)
+        peer, address = "unknown", ""
+        try:
+            peer = _peer_name(stream.socket)
+            address = _address(peer)
+        except OSError as error:
+            logger.debug("a connection broke before it was taken: %r", error)
+        if self._refuses(peer, address):
             await trio.aclose_forcefully(stream)
             return
         self._open_sockets += 1
-        peer = "unknown"
+        self._of_address[address] += 1
+        self._account.connections = self._open_sockets
         try:
-            peer = _peer_name(stream.socket)
             await self._serve_stream(stream, peer)
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             logger.debug("the connection of %s broke: %r", peer, error.__cause__ or error)
@@ -136,7 +159,26 @@ class RpcServer:
             logger.exception("the connection of %s failed", peer)
         finally:
             self._open_sockets -= 1
+            self._account.connections = self._open_sockets
+            self._of_address[address] -= 1
+            if not self._of_address[address]:
+                del self._of_address[address]
             await trio.aclose_forcefully(stream)
+
+    def _refuses(self, peer: str, address: str) -> bool:
+        """Whether a connection is one too many; tells the log, but not of each in a flood."""
+        limits = self._limits
+        if self._open_sockets >= limits.max_connections:
+            text = f"{self._open_sockets} are open already"
+        elif self._of_address[address] >= limits.max_connections_per_address:
+            text = f"{self._of_address[address]} of this address are open already"
+        else:
+            return False
+        self._refused += 1
+        if trio.current_time() >= self._refusals_told + _TELL_REFUSALS:
+            self._refusals_told = trio.current_time()
+            logger.warning("refusing the connection of %s: %s; %d refused so far", peer, text, self._refused)
+        return True
 
     async def _serve_stream(self, stream: trio.SocketStream, peer: str) -> None:
         if stream.socket.family != getattr(socket, "AF_UNIX", None):
@@ -152,13 +194,14 @@ class RpcServer:
                 return
             certificate = tls.getpeercert() or None
             transport = tls
-        connection = Connection(transport, self._methods, self._limits, peer, certificate)
+        connection = Connection(transport, self._methods, self._limits, peer, certificate, self._account)
         if self._shutting_down:
             return
         self._connections.add(connection)
         try:
             await connection.serve()
         finally:
+            connection.settle()
             self._connections.discard(connection)
 
 
@@ -171,3 +214,15 @@ def _peer_name(sock: trio.socket.SocketType) -> str:
         host, port = sock.getpeername()[:2]
         return f"ipv6:[{host}]:{port}"
     return "unix:"
+
+
+def _address(peer: str) -> str:
+    """Return what counts as one client for the limit of connections: an IPv4 address, an IPv6 /64 network."""
+    kind, _, rest = peer.partition(":")
+    host = rest.rpartition(":")[0]
+    if kind != "ipv6":
+        return f"{kind}:{host}"
+    address = ipaddress.IPv6Address(host.strip("[]").partition("%")[0])
+    if address.ipv4_mapped is not None:
+        return f"ipv4:{address.ipv4_mapped}"
+    return f"ipv6:{ipaddress.IPv6Network((address, 64), strict=False)}"

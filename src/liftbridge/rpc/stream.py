@@ -83,6 +83,11 @@ class Stream:
         self._responding = False
         self._mid_item = False
 
+    @property
+    def request_timeout(self) -> float:
+        """Seconds for the request of a unary call to arrive."""
+        return self._connection.limits.request_timeout
+
     # Receiving: called by the connection's reader.
 
     def feed(self, data: "bytes | bytearray", flow_length: int) -> None:
@@ -106,6 +111,13 @@ class Stream:
         if flow_length > len(data):
             self._give_back(flow_length - len(data))
         self._inbound += data
+        if self._connection.hold(len(data)):
+            self.abort(
+                Status(
+                    StatusCode.RESOURCE_EXHAUSTED,
+                    "the server holds as many requests as it can: wait for answers before sending more",
+                )
+            )
         if self._needed:
             if len(self._inbound) >= self._needed:
                 self._wake()
@@ -206,6 +218,7 @@ class Stream:
 
     def _consume(self, size: int) -> None:
         del self._inbound[:size]
+        self._connection.hold(-size)
         ahead = min(size, self._ahead)
         self._ahead -= ahead
         self._connection.partial_bytes -= ahead
@@ -342,6 +355,7 @@ class Stream:
         """Give the connection back what the handler did not read."""
         self._connection.partial_bytes -= self._ahead
         unread = len(self._inbound) - self._ahead
+        self._connection.hold(-len(self._inbound))
         self._inbound = bytearray()
         self._ahead = 0
         if unread:
