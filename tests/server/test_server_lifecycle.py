@@ -189,7 +189,7 @@ def test_a_nats_user_who_may_not_subscribe(make, tmp_path):
         code, text = status_of(api.Subscribe, api_pb2.SubscribeRequest(stream="secret"), timeout=10)
         assert code == grpc.StatusCode.INTERNAL
         assert "NATS does not deliver 'shop.secret'" in text
-        assert "secret/0 is offline: NATS does not deliver" in server.log
+        server.wait_log("secret/0 is offline: NATS does not deliver")
         assert publish(api, b"1") == 0
         assert server.stop() == 0
     with Nats(tmp_path / "all", deny.format('">"')) as nats:
