@@ -20,11 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rpc_support import PREFACE, Api, length_prefixed, serve
 
+from liftbridge.http2 import ConnectionFailure, FrameReader
 from liftbridge.proto import api_pb2
 from liftbridge.rpc import Limits
 from liftbridge.rpc.framing import data_frames, whole_messages
 from liftbridge.rpc.headers import MalformedHeaders, RequestDecoder
-from liftbridge.rpc.http2 import ConnectionFailure, FrameReader
 
 MIB = 1 << 20
 SMALL = Limits(

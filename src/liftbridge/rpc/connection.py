@@ -22,11 +22,13 @@ from typing import Any
 
 import trio
 
-from . import headers, http2
+from liftbridge import http2
+from liftbridge.http2 import ConnectionFailure, ErrorCode, StreamFailure
+
+from . import headers
 from .call import Method
 from .context import CallContext, Request
 from .errors import Status, StatusCode
-from .http2 import ConnectionFailure, ErrorCode, StreamFailure
 from .limits import Account, Limits, Meter
 from .stream import Stream
 

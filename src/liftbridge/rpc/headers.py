@@ -18,9 +18,10 @@ import hpack.hpack
 from hpack import Decoder, HPACKError, OversizedHeaderListError
 from hpack.table import HeaderTable
 
+from liftbridge.http2 import ConnectionFailure, ErrorCode
+
 from .context import Metadata
 from .errors import Status, StatusCode
-from .http2 import ConnectionFailure, ErrorCode
 
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])")
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}

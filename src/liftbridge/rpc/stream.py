@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from . import headers, http2
+from liftbridge import http2
+from liftbridge.http2 import ErrorCode, StreamFailure
+
+from . import headers
 from .context import Metadata
 from .errors import Status, StatusCode, rpc_error
 from .framing import MESSAGE_HEADER_SIZE, data_frames, message_frame, whole_messages
-from .http2 import ErrorCode, StreamFailure
 
 if TYPE_CHECKING:
     from .connection import Connection
