@@ -106,13 +106,9 @@ class Router:
         """A connection to the server that general calls go to.
 
         Raises:
-            UnavailableError: it cannot be reached; the next call tries another.
+            UnavailableError: it cannot be reached; `prefer_another` before the next attempt.
         """
-        try:
-            return await self._pool.get(self._any())
-        except UnavailableError:
-            self.prefer_another()
-            raise
+        return await self._pool.get(self._any())
 
     async def _repeat(
         self, attempt: Callable[[float], Awaitable[_T]], timeout: float, codes: Sequence[StatusCode]
