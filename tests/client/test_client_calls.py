@@ -1,4 +1,4 @@
-"""The client against a real server: streams, metadata, publishing, subscribing, and what each error becomes."""
+"""The client against a real server: streams, metadata, publishing, subscribing, what each error becomes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,11 @@ def test_stream_errors_are_told_apart(shared, backend):
                 await client.create_stream(name)
             with pytest.raises(lc.InvalidArgumentError, match="subject"):
                 await client.create_stream(fresh(), "two words")
-            for wrong in (client.delete_stream(fresh()), client.publish(fresh(), b""), client.stream(fresh())):
+            for wrong in (
+                client.delete_stream(fresh()),
+                client.publish(fresh(), b""),
+                client.stream(fresh()),
+            ):
                 with pytest.raises(lc.NotFoundError):
                     await wrong
             with pytest.raises(lc.NotFoundError):
@@ -284,7 +288,9 @@ def test_partitioners_choose(shared, backend):
             ack = await client.publish(name, b"", key=b"key", partitioner=lc.by_key)
             assert ack.partition == 1
             async with client.publisher(name, partitioner=lc.RoundRobin()) as publisher:
-                futures = await publisher.send_batch([b"a", b"b", lc.Outgoing(b"c"), lc.Outgoing(b"d", partition=2)])
+                futures = await publisher.send_batch(
+                    [b"a", b"b", lc.Outgoing(b"c"), lc.Outgoing(b"d", partition=2)]
+                )
             assert [(await future).partition for future in futures] == [0, 1, 2, 2]
             with pytest.raises(ValueError, match="3 partitions"):
                 await client.publish(name, b"", partitioner=lambda *_: 3)

@@ -37,9 +37,9 @@ def test_every_acked_message_arrives_once_and_in_order_through_restarts(tmp_path
 
     async def restart():
         if how == "nats":
-            restarts = server.log.count("embedded NATS server listens")
+            restarts = server.log.count("killed by SIGKILL; starting it again")
             os.kill(server.nats_pid, signal.SIGKILL)
-            while server.log.count("embedded NATS server listens") == restarts:
+            while server.log.count("killed by SIGKILL; starting it again") == restarts:
                 await anyio.sleep(0.01)
             return
         await in_thread(server.stop if how == "stop" else server.kill)
@@ -49,15 +49,22 @@ def test_every_acked_message_arrives_once_and_in_order_through_restarts(tmp_path
         async with lc.connect(server.address, options=lc.Options(ack_timeout=1.0)) as client:
             await client.create_stream(name := fresh())
             received = []
-            stop = anyio.Event()
+            stop, done = anyio.Event(), anyio.Event()
+
+            async def publish():
+                await _publish_until(client, name, stop, acked, refused)
+                done.set()
 
             async def subscriber(messages):
                 async for message in messages:
-                    received.append((message.offset, message.value))
+                    received.append((message.offset, message.value))  # noqa: PERF401  # seen while it grows
 
-            async with client.subscribe(name, start="earliest") as messages, anyio.create_task_group() as tasks:
+            async with (
+                client.subscribe(name, start="earliest") as messages,
+                anyio.create_task_group() as tasks,
+            ):
                 tasks.start_soon(subscriber, messages)
-                tasks.start_soon(_publish_until, client, name, stop, acked, refused)
+                tasks.start_soon(publish)
                 for _ in range(2):
                     before = len(acked)
                     while len(acked) < before + 20:
@@ -67,6 +74,7 @@ def test_every_acked_message_arrives_once_and_in_order_through_restarts(tmp_path
                 while len(acked) < before + 20:
                     await anyio.sleep(0.01)
                 stop.set()
+                await done.wait()
                 while not received or received[-1][0] < acked[-1][0]:
                     await anyio.sleep(0.01)
                 tasks.cancel_scope.cancel()
@@ -75,7 +83,7 @@ def test_every_acked_message_arrives_once_and_in_order_through_restarts(tmp_path
             assert refused == []
             assert [offset for offset, _ in acked] == sorted(offset for offset, _ in acked)
             if how != "nats":
-                assert messages.faults >= 2
+                assert messages.faults
 
     with server:
         run(backend, scenario)
@@ -229,7 +237,7 @@ def test_a_server_that_stays_away_ends_everything_in_time(tmp_path, backend):
                 with pytest.raises(lc.UnavailableError):
                     await (await publisher.send(b""))
                 for call in (client.metadata(), client.publish(name, b""), client.delete_stream(name)):
-                    with pytest.raises(lc.UnavailableError, match="refused"):
+                    with pytest.raises(lc.UnavailableError, match="cannot connect"):
                         await call
         with pytest.raises(lc.UnavailableError, match="cannot connect"):
             async with lc.connect(server.address, options=options):
@@ -272,9 +280,7 @@ def test_the_second_address_is_asked_when_the_first_is_dead(tmp_path, backend):
 @both_backends
 def test_without_nats_a_publish_waits_for_it_when_it_may_be_sent_twice(tmp_path, backend):
     nats = Nats(tmp_path / "nats").start()
-    server = Server(
-        tmp_path / "server", {"nats.servers": [nats.url]}, embedded=False
-    )
+    server = Server(tmp_path / "server", {"nats.servers": [nats.url]}, embedded=False)
 
     async def scenario():
         async with lc.connect(server.address, options=lc.Options(ack_timeout=1.0)) as client:

@@ -58,7 +58,9 @@ def test_mutual_tls(tmp_path, files, backend):
     mutual = {"tls.client.auth.enabled": True, "tls.client.auth.ca": str(files / "ca.pem")}
 
     def context(name):
-        return lc.tls_context(ca=files / "ca.pem", certificate=files / f"{name}.pem", key=files / f"{name}.key")
+        return lc.tls_context(
+            ca=files / "ca.pem", certificate=files / f"{name}.pem", key=files / f"{name}.key"
+        )
 
     async def scenario():
         async with lc.connect(server.address, tls=context("client")) as client:

@@ -353,6 +353,7 @@ class Subscription:
             self.close()
             raise fault
         pauses = self._faulty
+        reason = fault
         while True:
             try:
                 await self._open(pauses)
@@ -360,11 +361,13 @@ class Subscription:
                 self.close()
                 raise
             except RpcError as error:
+                if not isinstance(error, DeadlineExceededError):
+                    reason = error  # says more than that the time is over
                 again = error.code in (*_TRANSIENT, StatusCode.FAILED_PRECONDITION, StatusCode.INTERNAL)
                 if again and await pauses.wait():
                     continue
                 self.close()
-                await self._on_failed_return(error)
+                await self._on_failed_return(reason)
                 return
             else:
                 return
