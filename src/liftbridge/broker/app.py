@@ -41,6 +41,7 @@ from liftbridge.broker.tls import nats_ssl_context, server_ssl_context
 from liftbridge.log import Flusher, Throttle
 from liftbridge.metadata.model import Stream
 from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation
+from liftbridge.metadata.state import Outcome
 from liftbridge.nats.bridge import BRIDGE
 from liftbridge.nats.connection import NatsConnection, NatsPermissionError
 from liftbridge.nats.embedded import EmbeddedNats
@@ -304,12 +305,13 @@ async def _start_publisher(publisher: Publisher) -> None:
         raise ServerStartError(f"acks cannot reach this server: {error}") from error
 
 
-def _follow(streams: Streams) -> Callable[[int, Operation, Stream], None]:
-    def on_operation(index: int, operation: Operation, stream: Stream) -> None:
-        if isinstance(operation, CreateStream):
-            streams.created(stream)
-        elif isinstance(operation, DeleteStream):
-            streams.deleted(stream)
+def _follow(streams: Streams) -> Callable[[int, Operation, Outcome], None]:
+    def on_operation(index: int, operation: Operation, outcome: Outcome) -> None:
+        if isinstance(outcome, Stream):
+            if isinstance(operation, CreateStream):
+                streams.created(outcome)
+            elif isinstance(operation, DeleteStream):
+                streams.deleted(outcome)
 
     return on_operation
 

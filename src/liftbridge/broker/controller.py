@@ -29,7 +29,7 @@ from liftbridge.metadata.errors import MetadataCode, MetadataError
 from liftbridge.metadata.model import Stream, StreamSettings
 from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation, OperationError
 from liftbridge.metadata.placement import place
-from liftbridge.metadata.state import ClusterState, SnapshotError
+from liftbridge.metadata.state import ClusterState, Outcome, SnapshotError
 from liftbridge.metadata.validation import (
     check_create_stream,
     check_delete_stream,
@@ -42,7 +42,7 @@ logger = logging.getLogger("liftbridge.metadata")
 LEADER_UNKNOWN_TEXT = "no known metadata leader"
 METADATA_DIRECTORY = "metadata"
 
-Subscriber = Callable[[int, Operation, Stream], None]
+Subscriber = Callable[[int, Operation, Outcome], None]
 
 
 class ControllerStartError(Exception):
@@ -114,21 +114,30 @@ class Controller:
         )
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Call `subscriber(index, operation, stream)` for every operation from now on, once it is applied.
+        """Call `subscriber(index, operation, outcome)` for every operation from now on, once it is applied.
 
         Calls come in order of index, in the task that proposed the operation, before its caller hears of it.
         A subscriber does not block and does not raise. What was recovered at the start is in `state` already.
         """
         self._subscribers.append(subscriber)
 
-    async def propose(self, operation: Operation) -> Stream:
+    async def propose(self, operation: Operation) -> Outcome:
         """Carry out an operation: when this returns it is durable and applied, and all subscribers know.
 
-        Returns the stream as created, or as it was when deleted. Raises MetadataError: a precondition does
-        not hold, or INTERNAL when it could not be made durable.
+        Returns what `ClusterState.apply` does. Raises MetadataError: a precondition does not hold, or
+        INTERNAL when it could not be made durable.
+        """
+        return await self.decide(lambda: operation)
+
+    async def decide(self, make: Callable[[], Operation]) -> Outcome:
+        """Carry out the operation that `make` returns when its turn has come: it looks at the state that the
+        operation will be applied to.
+
+        Returns and raises as `propose`, and whatever `make` raises.
         """
         async with self._turn:
-            return await self._commit(operation)
+            self._require_leader()
+            return await self._commit(make())
 
     async def create_stream(
         self,
@@ -168,7 +177,7 @@ class Controller:
                 settings=settings,
                 partitions=place(partitions, replicas, [self.state.load(broker) for broker in brokers]),
             )
-            return await self._commit(operation)
+            return _stream(await self._commit(operation))
 
     async def delete_stream(self, name: str) -> Stream:
         """Delete a stream as a client asks for it.
@@ -179,7 +188,7 @@ class Controller:
         self._require_leader()
         async with self._turn:
             stream = self.state.stream(name)
-            return await self._commit(DeleteStream(name=name, stream_id=stream.stream_id))
+            return _stream(await self._commit(DeleteStream(name=name, stream_id=stream.stream_id)))
 
     async def close(self) -> None:
         """Wait for the operation under way and release the journal. Later operations find no leader."""
@@ -205,7 +214,7 @@ class Controller:
         if not self.is_leader:
             raise MetadataError(MetadataCode.INTERNAL, LEADER_UNKNOWN_TEXT)
 
-    async def _commit(self, operation: Operation) -> Stream:
+    async def _commit(self, operation: Operation) -> Outcome:
         """Check, journal, apply, tell. The caller holds the turn."""
         self._require_leader()
         self.state.check(operation)
@@ -230,6 +239,11 @@ class Controller:
             await trio.to_thread.run_sync(lambda: self._journal.write_snapshot(self.state.snapshot()))
         except JournalError as error:
             logger.error("%s", error)  # noqa: TRY400
+
+
+def _stream(outcome: Outcome) -> Stream:
+    assert isinstance(outcome, Stream), outcome
+    return outcome
 
 
 def _open(data: DataDirectory, bootstrap: bool) -> tuple[ClusterState, Journal]:

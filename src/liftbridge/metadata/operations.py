@@ -81,7 +81,83 @@ class DeleteStream:
         return _envelope(internal_pb2.DELETE_STREAM, body.SerializeToString(deterministic=True))
 
 
-Operation: TypeAlias = CreateStream | DeleteStream
+@dataclass(frozen=True, slots=True)
+class JoinGroup:
+    """A consumer joins a group, which begins with its first member.
+
+    FAILED_PRECONDITION when it is a member already or a stream does not exist, RESOURCE_EXHAUSTED at a limit.
+
+    Attributes:
+        group_id, consumer_id: who joins what.
+        streams: names of those it wants to consume, in ascending order, each once.
+        coordinator: id of the broker that coordinates the group, if this is its first member.
+    """
+
+    group_id: str
+    consumer_id: str
+    streams: tuple[str, ...]
+    coordinator: str
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        body = internal_pb2.JoinGroup(
+            group_id=self.group_id,
+            consumer_id=self.consumer_id,
+            streams=self.streams,
+            coordinator=self.coordinator,
+        )
+        return _envelope(internal_pb2.JOIN_GROUP, body.SerializeToString(deterministic=True))
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveGroup:
+    """A consumer leaves its group. NOT_FOUND without such a group, FAILED_PRECONDITION when it is no member.
+
+    Attributes:
+        group_id, consumer_id: who leaves what.
+        joined: index of the operation by which it joined: what was decided of an earlier membership must not
+            end a later one under the same id.
+        expired: whether it was not heard of for too long, instead of leaving by itself.
+    """
+
+    group_id: str
+    consumer_id: str
+    joined: int
+    expired: bool = False
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        body = internal_pb2.LeaveGroup(
+            group_id=self.group_id, consumer_id=self.consumer_id, joined=self.joined, expired=self.expired
+        )
+        return _envelope(internal_pb2.LEAVE_GROUP, body.SerializeToString(deterministic=True))
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeGroupCoordinator:
+    """Another broker is to coordinate a group. NOT_FOUND without such a group, FAILED_PRECONDITION when it
+    has changed since this was decided.
+
+    Attributes:
+        group_id: the group.
+        coordinator: id of the broker.
+        epoch: of the group when this was decided.
+    """
+
+    group_id: str
+    coordinator: str
+    epoch: int
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        body = internal_pb2.ChangeGroupCoordinator(
+            group_id=self.group_id, coordinator=self.coordinator, epoch=self.epoch
+        )
+        return _envelope(internal_pb2.CHANGE_GROUP_COORDINATOR, body.SerializeToString(deterministic=True))
+
+
+GroupOperation: TypeAlias = JoinGroup | LeaveGroup | ChangeGroupCoordinator
+Operation: TypeAlias = CreateStream | DeleteStream | GroupOperation
 
 
 def decode(data: bytes) -> Operation:
@@ -148,7 +224,25 @@ def _decode_delete_stream(body: bytes) -> DeleteStream:
     return DeleteStream(name=message.name, stream_id=decode_stream_id(message.stream_id))
 
 
+def _decode_join_group(body: bytes) -> JoinGroup:
+    message = internal_pb2.JoinGroup.FromString(body)
+    return JoinGroup(message.group_id, message.consumer_id, tuple(message.streams), message.coordinator)
+
+
+def _decode_leave_group(body: bytes) -> LeaveGroup:
+    message = internal_pb2.LeaveGroup.FromString(body)
+    return LeaveGroup(message.group_id, message.consumer_id, message.joined, message.expired)
+
+
+def _decode_change_group_coordinator(body: bytes) -> ChangeGroupCoordinator:
+    message = internal_pb2.ChangeGroupCoordinator.FromString(body)
+    return ChangeGroupCoordinator(message.group_id, message.coordinator, message.epoch)
+
+
 _DECODERS: dict[int, Callable[[bytes], Operation]] = {
     internal_pb2.CREATE_STREAM: _decode_create_stream,
     internal_pb2.DELETE_STREAM: _decode_delete_stream,
+    internal_pb2.JOIN_GROUP: _decode_join_group,
+    internal_pb2.LEAVE_GROUP: _decode_leave_group,
+    internal_pb2.CHANGE_GROUP_COORDINATOR: _decode_change_group_coordinator,
 }

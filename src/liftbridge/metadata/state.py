@@ -19,14 +19,17 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
+from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 
 from liftbridge.metadata.errors import MetadataCode, MetadataError, invalid
+from liftbridge.metadata.groups import Group, Groups
 from liftbridge.metadata.model import Partition, Stream, decode_settings, encode_settings
 from liftbridge.metadata.operations import (
     CreateStream,
     DeleteStream,
+    GroupOperation,
     Operation,
     OperationError,
     decode_stream_id,
@@ -38,13 +41,16 @@ SNAPSHOT_VERSION = 1
 # 256 KiB in a snapshot, and far more deletes than happen while a broker is away.
 DELETED_IDS_KEPT = 16_384
 
+# What an operation has made of the stream or the group it is about.
+Outcome: TypeAlias = Stream | Group
+
 
 class SnapshotError(ValueError):
     """Bytes that are no snapshot of a cluster, or one that this version does not know."""
 
 
 class ClusterState:
-    """Streams and partitions after a number of operations."""
+    """Streams, partitions and consumer groups after a number of operations."""
 
     def __init__(self) -> None:
         self._applied_index = 0
@@ -53,6 +59,7 @@ class ClusterState:
         self._deleted: dict[uuid.UUID, None] = {}  # an ordered set, the oldest first
         self._hosted: Counter[str] = Counter()
         self._led: Counter[str] = Counter()
+        self._groups = Groups()
 
     @property
     def applied_index(self) -> int:
@@ -63,6 +70,16 @@ class ClusterState:
     def streams(self) -> Mapping[str, Stream]:
         """All streams by name, in order of creation; a live view."""
         return MappingProxyType(self._streams)
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        """All consumer groups by id, in order of creation; a live view."""
+        return self._groups.by_id
+
+    @property
+    def coordinated(self) -> Mapping[str, int]:
+        """How many consumer groups each broker coordinates; a live view."""
+        return self._groups.coordinated
 
     @property
     def deleted_ids(self) -> Collection[uuid.UUID]:
@@ -96,31 +113,39 @@ class ClusterState:
 
     def check(self, operation: Operation) -> None:
         """Raise the MetadataError with which `apply` would refuse the operation now."""
-        if isinstance(operation, CreateStream):
+        if isinstance(operation, GroupOperation):
+            self._groups.check(operation, self._streams)
+        elif isinstance(operation, CreateStream):
             self._check_create(operation)
         else:
             self._check_delete(operation)
 
-    def apply(self, index: int, operation: Operation) -> Stream:
+    def apply(self, index: int, operation: Operation) -> Outcome:
         """Apply the operation that the cluster has agreed on under `index`.
 
         Arguments:
             index: greater than that of every operation applied before.
             operation: what to do.
 
-        Returns the stream as created, or as it was when deleted. Raises MetadataError when a precondition
-        does not hold; nothing is changed then.
+        Returns the stream as created, or as it was when deleted; for an operation on a consumer group the
+        group as it is then, without members when it has ended. Raises MetadataError when a precondition does
+        not hold; nothing is changed then.
         """
         assert index > self._applied_index, (index, self._applied_index)
         self.check(operation)
-        if isinstance(operation, CreateStream):
-            stream = _created(index, operation)
-            self._add(stream)
+        outcome: Outcome
+        if isinstance(operation, GroupOperation):
+            outcome = self._groups.apply(index, operation, self._streams)
+        elif isinstance(operation, CreateStream):
+            outcome = _created(index, operation)
+            self._add(outcome)
+            self._groups.stream_changed(index, operation.name, self._streams)
         else:
-            stream = self._streams[operation.name]
-            self._remove(stream)
+            outcome = self._streams[operation.name]
+            self._remove(outcome)
+            self._groups.stream_changed(index, operation.name, self._streams)
         self._applied_index = index
-        return stream
+        return outcome
 
     def snapshot(self) -> bytes:
         """The whole state; equal states give equal bytes."""
@@ -129,6 +154,7 @@ class ClusterState:
             applied_index=self._applied_index,
             streams=[_encode_stream(stream) for stream in self._streams.values()],
             deleted_stream_ids=[stream_id.bytes for stream_id in self._deleted],
+            groups=self._groups.encode(),
         ).SerializeToString(deterministic=True)
 
     def restore(self, data: bytes) -> None:
@@ -148,6 +174,7 @@ class ClusterState:
                     raise SnapshotError(f"the snapshot holds stream {stream.name!r} twice")
                 restored._add(stream)
             restored._deleted = dict.fromkeys(decode_stream_id(data) for data in message.deleted_stream_ids)
+            restored._groups = Groups.decode(message.groups)
         except (DecodeError, OperationError) as error:
             raise SnapshotError(f"the snapshot is damaged: {error}") from error
         restored._applied_index = message.applied_index
@@ -166,6 +193,7 @@ class ClusterState:
             raise invalid("a stream needs a name and a subject")
         if not operation.partitions:
             raise invalid(f"stream {operation.name!r} needs at least one partition")
+        self._groups.check_stream(operation.name, len(operation.partitions))
         for partition_id, placement in enumerate(operation.partitions):
             if placement.leader not in placement.replicas:
                 raise invalid(

@@ -12,9 +12,15 @@ class OperationKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OPERATION_UNSPECIFIED: _ClassVar[OperationKind]
     CREATE_STREAM: _ClassVar[OperationKind]
     DELETE_STREAM: _ClassVar[OperationKind]
+    JOIN_GROUP: _ClassVar[OperationKind]
+    LEAVE_GROUP: _ClassVar[OperationKind]
+    CHANGE_GROUP_COORDINATOR: _ClassVar[OperationKind]
 OPERATION_UNSPECIFIED: OperationKind
 CREATE_STREAM: OperationKind
 DELETE_STREAM: OperationKind
+JOIN_GROUP: OperationKind
+LEAVE_GROUP: OperationKind
+CHANGE_GROUP_COORDINATOR: OperationKind
 
 class ServerState(_message.Message):
     __slots__ = ("server_id", "cluster_id", "crc")
@@ -104,6 +110,40 @@ class DeleteStream(_message.Message):
     stream_id: bytes
     def __init__(self, name: _Optional[str] = ..., stream_id: _Optional[bytes] = ...) -> None: ...
 
+class JoinGroup(_message.Message):
+    __slots__ = ("group_id", "consumer_id", "streams", "coordinator")
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    CONSUMER_ID_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    group_id: str
+    consumer_id: str
+    streams: _containers.RepeatedScalarFieldContainer[str]
+    coordinator: str
+    def __init__(self, group_id: _Optional[str] = ..., consumer_id: _Optional[str] = ..., streams: _Optional[_Iterable[str]] = ..., coordinator: _Optional[str] = ...) -> None: ...
+
+class LeaveGroup(_message.Message):
+    __slots__ = ("group_id", "consumer_id", "joined", "expired")
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    CONSUMER_ID_FIELD_NUMBER: _ClassVar[int]
+    JOINED_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    group_id: str
+    consumer_id: str
+    joined: int
+    expired: bool
+    def __init__(self, group_id: _Optional[str] = ..., consumer_id: _Optional[str] = ..., joined: _Optional[int] = ..., expired: bool = ...) -> None: ...
+
+class ChangeGroupCoordinator(_message.Message):
+    __slots__ = ("group_id", "coordinator", "epoch")
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    group_id: str
+    coordinator: str
+    epoch: int
+    def __init__(self, group_id: _Optional[str] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
 class PartitionState(_message.Message):
     __slots__ = ("replicas", "isr", "leader", "leader_epoch", "epoch", "paused", "readonly")
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
@@ -142,14 +182,48 @@ class StreamState(_message.Message):
     resume_all: bool
     def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., group: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., creation_ns: _Optional[int] = ..., settings: _Optional[_Union[StreamSettings, _Mapping]] = ..., partitions: _Optional[_Iterable[_Union[PartitionState, _Mapping]]] = ..., resume_all: bool = ...) -> None: ...
 
+class GroupSubscription(_message.Message):
+    __slots__ = ("stream", "partitions")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    stream: int
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, stream: _Optional[int] = ..., partitions: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GroupMember(_message.Message):
+    __slots__ = ("consumer_id", "joined", "subscriptions")
+    CONSUMER_ID_FIELD_NUMBER: _ClassVar[int]
+    JOINED_FIELD_NUMBER: _ClassVar[int]
+    SUBSCRIPTIONS_FIELD_NUMBER: _ClassVar[int]
+    consumer_id: str
+    joined: int
+    subscriptions: _containers.RepeatedCompositeFieldContainer[GroupSubscription]
+    def __init__(self, consumer_id: _Optional[str] = ..., joined: _Optional[int] = ..., subscriptions: _Optional[_Iterable[_Union[GroupSubscription, _Mapping]]] = ...) -> None: ...
+
+class GroupState(_message.Message):
+    __slots__ = ("group_id", "coordinator", "epoch", "streams", "members")
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    group_id: str
+    coordinator: str
+    epoch: int
+    streams: _containers.RepeatedScalarFieldContainer[str]
+    members: _containers.RepeatedCompositeFieldContainer[GroupMember]
+    def __init__(self, group_id: _Optional[str] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ..., streams: _Optional[_Iterable[str]] = ..., members: _Optional[_Iterable[_Union[GroupMember, _Mapping]]] = ...) -> None: ...
+
 class ClusterSnapshot(_message.Message):
-    __slots__ = ("version", "applied_index", "streams", "deleted_stream_ids")
+    __slots__ = ("version", "applied_index", "streams", "deleted_stream_ids", "groups")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
     DELETED_STREAM_IDS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
     version: int
     applied_index: int
     streams: _containers.RepeatedCompositeFieldContainer[StreamState]
     deleted_stream_ids: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, version: _Optional[int] = ..., applied_index: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamState, _Mapping]]] = ..., deleted_stream_ids: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    groups: _containers.RepeatedCompositeFieldContainer[GroupState]
+    def __init__(self, version: _Optional[int] = ..., applied_index: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamState, _Mapping]]] = ..., deleted_stream_ids: _Optional[_Iterable[bytes]] = ..., groups: _Optional[_Iterable[_Union[GroupState, _Mapping]]] = ...) -> None: ...
