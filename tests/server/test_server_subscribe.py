@@ -333,7 +333,11 @@ def server_side_blocked(api, stream, **fields):
         ({"startPosition": -1}, grpc.StatusCode.INVALID_ARGUMENT, "start position"),
         ({"stopPosition": 4}, grpc.StatusCode.INVALID_ARGUMENT, "stop position"),
         ({"consumer": {"groupId": "g"}}, grpc.StatusCode.INVALID_ARGUMENT, "consumerId"),
-        ({"consumer": {"groupId": "g", "consumerId": "c"}}, grpc.StatusCode.UNIMPLEMENTED, "consumer groups"),
+        (
+            {"consumer": {"groupId": "g" * 257, "consumerId": "c"}},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "256 bytes",
+        ),
         ({"stopPosition": STOP_LATEST}, grpc.StatusCode.INVALID_ARGUMENT, "before it starts"),
     ],
 )

@@ -8,6 +8,7 @@ served yet is decided by not overriding them: the gRPC layer answers UNIMPLEMENT
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import trio
@@ -16,6 +17,7 @@ from liftbridge.broker.authz import Authorizer
 from liftbridge.broker.config import Config
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.frames import FrameCache
+from liftbridge.broker.groups import ConsumerGroups
 from liftbridge.broker.partition import Partition, State
 from liftbridge.broker.publisher import (
     Call,
@@ -28,6 +30,7 @@ from liftbridge.broker.publisher import (
 from liftbridge.broker.streams import Streams
 from liftbridge.broker.subscriptions import deliver, ended, resolve
 from liftbridge.metadata.errors import MetadataError
+from liftbridge.metadata.groups import check_ids
 from liftbridge.metadata.model import Stream, settings_of_request
 from liftbridge.metadata.validation import check_ack_inbox, check_publish_subject, shown
 from liftbridge.proto import api_grpc, api_pb2
@@ -58,6 +61,7 @@ class ApiServicer(api_grpc.APIServicer):
         controller: Controller,
         streams: Streams,
         publisher: Publisher,
+        groups: ConsumerGroups,
         authorizer: Authorizer | None = None,
     ) -> None:
         self._config = config
@@ -65,6 +69,7 @@ class ApiServicer(api_grpc.APIServicer):
         self._controller = controller
         self._streams = streams
         self._publisher = publisher
+        self._groups = groups
         self._authorizer = authorizer
         self._shared = FrameCache(config.streams.read_cache_max_bytes)
 
@@ -77,7 +82,7 @@ class ApiServicer(api_grpc.APIServicer):
             raise rpc_error(
                 StatusCode.RESOURCE_EXHAUSTED,
                 f"this server has room for {self._streams.room} more partitions, not for "
-                f"{input_message.partitions}; delete streams, or raise streams.max.partitions",
+                f"{input_message.partitions}; raise its limit of open files (ulimit -n) for more",
             )
         try:
             stream = await self._controller.create_stream(
@@ -125,8 +130,14 @@ class ApiServicer(api_grpc.APIServicer):
                 entry.error = api_pb2.StreamMetadata.UNKNOWN_STREAM
             else:
                 self._describe_stream(entry, stream)
-        for group in input_message.groups:
-            response.groupMetadata.add(groupId=group, error=api_pb2.ConsumerGroupMetadata.UNKNOWN_GROUP)
+        for group_id in input_message.groups:
+            description = response.groupMetadata.add(groupId=group_id)
+            group = state.groups.get(group_id)
+            if group is None:
+                description.error = api_pb2.ConsumerGroupMetadata.UNKNOWN_GROUP
+            else:
+                description.coordinator = group.coordinator
+                description.epoch = group.epoch
         return response
 
     async def FetchPartitionMetadata(
@@ -177,19 +188,25 @@ class ApiServicer(api_grpc.APIServicer):
     async def Subscribe(
         self, input_message: api_pb2.SubscribeRequest, request: Request
     ) -> AsyncIterator[Frames]:
-        if input_message.consumer.groupId:
-            if not input_message.consumer.consumerId:
-                raise rpc_error(
-                    StatusCode.INVALID_ARGUMENT, "a consumer needs a consumerId beside its groupId"
-                )
-            raise rpc_error(StatusCode.UNIMPLEMENTED, "consumer groups are not implemented yet")
+        consumer = input_message.consumer
+        if consumer.groupId:
+            try:
+                check_ids(groupId=consumer.groupId, consumerId=consumer.consumerId)
+            except MetadataError as error:
+                raise _status(error) from error
         partition = self._find(input_message.stream, input_message.partition)
         while partition.state is State.OPENING:
             await partition.settled.wait()
         if partition.state is not State.LEADING:
             raise ended(partition)
-        async for frames in deliver(partition, await resolve(partition, input_message), self._shared):
-            yield frames
+        if consumer.groupId:
+            self._groups.fences.check(partition, consumer)
+        batches = deliver(partition, await resolve(partition, input_message), self._shared)
+        if consumer.groupId:
+            batches = self._groups.fences.hold(partition, consumer, batches)
+        async with aclosing(batches):
+            async for frames in batches:
+                yield frames
 
     def _find(self, stream: str, partition_id: int) -> Partition:
         partition = self._streams.partition(stream, partition_id)
@@ -325,6 +342,62 @@ class ApiServicer(api_grpc.APIServicer):
                 return
             else:
                 await call.news.wait()
+
+    # -- consumer groups -------------------------------------------------------------------------------
+
+    async def JoinConsumerGroup(
+        self, input_message: api_pb2.JoinConsumerGroupRequest, request: Request
+    ) -> api_pb2.JoinConsumerGroupResponse:
+        try:
+            group = await self._groups.join(
+                input_message.groupId, input_message.consumerId, input_message.streams
+            )
+        except MetadataError as error:
+            raise _status(error) from error
+        return api_pb2.JoinConsumerGroupResponse(
+            coordinator=group.coordinator,
+            epoch=group.epoch,
+            consumerTimeout=self._groups.consumer_timeout,
+            coordinatorTimeout=self._groups.coordinator_timeout,
+        )
+
+    async def LeaveConsumerGroup(
+        self, input_message: api_pb2.LeaveConsumerGroupRequest, request: Request
+    ) -> api_pb2.LeaveConsumerGroupResponse:
+        try:
+            await self._groups.leave(input_message.groupId, input_message.consumerId)
+        except MetadataError as error:
+            raise _status(error) from error
+        return api_pb2.LeaveConsumerGroupResponse()
+
+    async def FetchConsumerGroupAssignments(
+        self, input_message: api_pb2.FetchConsumerGroupAssignmentsRequest, request: Request
+    ) -> api_pb2.FetchConsumerGroupAssignmentsResponse:
+        try:
+            member = self._groups.assignments(
+                input_message.groupId, input_message.consumerId, input_message.epoch
+            )
+        except MetadataError as error:
+            raise _status(error) from error
+        response = api_pb2.FetchConsumerGroupAssignmentsResponse(epoch=input_message.epoch)
+        for stream, partitions in member.share.items():
+            if partitions:
+                response.assignments.add(stream=stream, partitions=partitions)
+        return response
+
+    async def ReportConsumerGroupCoordinator(
+        self, input_message: api_pb2.ReportConsumerGroupCoordinatorRequest, request: Request
+    ) -> api_pb2.ReportConsumerGroupCoordinatorResponse:
+        try:
+            await self._groups.report(
+                input_message.groupId,
+                input_message.consumerId,
+                input_message.coordinator,
+                input_message.epoch,
+            )
+        except MetadataError as error:
+            raise _status(error) from error
+        return api_pb2.ReportConsumerGroupCoordinatorResponse()
 
 
 _CODES = {code.name: code for code in StatusCode}

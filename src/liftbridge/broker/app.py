@@ -3,7 +3,8 @@
 Each level of the tree is a nursery that is cancelled when the levels inside it have ended, so the order of
 the `async with` lines in `serve` is the order of start-up, and read backwards the order of the stop:
 
-    data directory -> identity -> embedded NATS -> NATS connections -> port -> metadata -> partitions -> gRPC
+    data directory -> identity -> embedded NATS -> NATS connections -> port -> metadata -> partitions ->
+    consumer groups -> gRPC
 
 On the way down gRPC clients are told UNAVAILABLE first; then partitions make what they have durable and send
 the acks for it while the ack connection is still there; then NATS goes. A second signal ends the process at
@@ -32,6 +33,7 @@ from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config, NatsConfig
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.disk import DiskSpace
+from liftbridge.broker.groups import ConsumerGroups
 from liftbridge.broker.identity import DataDirectory
 from liftbridge.broker.ingest import Ingest
 from liftbridge.broker.publisher import Publisher
@@ -130,6 +132,7 @@ class Server:
                 AsyncExitStack() as metadata,
                 background() as disk,
                 background() as partitions,
+                background() as members,
                 background() as rpc,
             ):
                 servers = await self._start_embedded(embedded, data)
@@ -163,9 +166,11 @@ class Server:
                 await partitions.start(streams.run)
                 await _remember_boot(data.path)
                 await _start_publisher(publisher)
+                groups = ConsumerGroups(controller, config.groups)
+                await members.start(groups.run)
                 health = HealthServicer()
                 own = Self(data.server_id, *config.advertised_address(port))
-                api = ApiServicer(config, own, controller, streams, publisher, authorizer)
+                api = ApiServicer(config, own, controller, streams, publisher, groups, authorizer)
                 server = RpcServer(
                     [api.service, health.service],
                     limits=_limits(config),

@@ -244,7 +244,7 @@ class CursorsConfig:
 class GroupsConfig:
     """`groups.*`: time-outs of consumer groups."""
 
-    consumer_timeout: int = _option("groups.consumer.timeout", values.duration(), 15 * SECOND)
+    consumer_timeout: int = _option("groups.consumer.timeout", values.duration(minimum=1), 15 * SECOND)
     coordinator_timeout: int = _option("groups.coordinator.timeout", values.duration(), 15 * SECOND)
 
 

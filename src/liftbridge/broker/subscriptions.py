@@ -11,7 +11,7 @@ there, so that a subscription that fails never sends the handshake.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -112,7 +112,7 @@ def _reversed(partition: Partition, start: int, stop: int | None) -> Range:
     return Range(start, floor, reverse=True, ended=start < floor or partition.oldest_offset == -1)
 
 
-async def deliver(partition: Partition, wanted: Range, shared: FrameCache) -> AsyncIterator[Frames]:
+async def deliver(partition: Partition, wanted: Range, shared: FrameCache) -> AsyncGenerator[Frames, None]:
     """The handshake, then the messages of a range; `shared` is where subscribers share what they read.
 
     Always ends with an RpcFailedError that says why.
