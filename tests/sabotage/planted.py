@@ -620,4 +620,72 @@ SECURITY = (
     ),
 )
 
-BUGS = SYNCING + RECOVERY + CHECKS + READING + REMOVING + COMPACTING + SECURITY
+
+GROUPS = (
+    Bug(
+        "late-member-reads",
+        "a subscription with an older epoch of its group takes over from a newer one",
+        "broker/fencing.py",
+        "holder.epoch > consumer.groupEpoch:",
+        "holder.epoch > consumer.groupEpoch + 1:",
+        ("tests/server/test_server_groups.py::test_an_older_epoch_is_refused_and_a_newer_one_takes_over",),
+    ),
+    Bug(
+        "owner-not-asked",
+        "a member reads a partition that the current assignment gives to another one",
+        "broker/fencing.py",
+        "            and consumer.groupEpoch <= group.epoch\n",
+        "            and consumer.groupEpoch < 0\n",
+        ("tests/server/test_server_groups.py::test_the_assignment_decides_among_epochs_that_are_over",),
+    ),
+    Bug(
+        "place-taken-away",
+        "the end of a subscription that was replaced opens the partition to members that are late",
+        "broker/fencing.py",
+        "            if holders.get(place) is holder:\n",
+        "            if holders.get(place) is not None:\n",
+        (
+            "tests/server/test_server_groups.py"
+            "::test_an_equal_epoch_takes_over_and_ends_nothing_but_its_predecessor",
+        ),
+    ),
+    Bug(
+        "epochs-begin-anew-unnoticed",
+        "a subscription of a group that has ended outranks the members of the next group of that name",
+        "broker/groups.py",
+        "                self.fences.group_ended(outcome.group_id)\n",
+        "",
+        (
+            "tests/server/test_server_groups.py::test_a_group_that_begins_anew_takes_over_from_who_did_not_notice",
+        ),
+    ),
+    Bug(
+        "removed-in-spite-of-life",
+        "a member is removed although it was heard of while its removal waited for its turn",
+        "broker/groups.py",
+        "            if not self._liveness.is_silent(who, trio.current_time()):\n",
+        "            if who not in self._liveness:\n",
+        ("tests/metadata/test_groups_coordinator.py::test_a_sign_of_life_while_others_are_written_counts",),
+    ),
+    Bug(
+        "wrong-membership-ends",
+        "a member that has come back is removed by a decision about its earlier membership",
+        "metadata/groups.py",
+        "member is None or member.joined != operation.joined:",
+        "member is None:",
+        (
+            "tests/metadata/test_metadata_groups.py"
+            "::test_a_late_decision_does_not_end_the_membership_that_followed",
+        ),
+    ),
+    Bug(
+        "partition-lost",
+        "a partition whose owner has left is given to nobody",
+        "metadata/assignment.py",
+        "            for partition in range(count):\n",
+        "            for partition in range(1, count):\n",
+        ("tests/metadata/test_metadata_groups.py::test_any_change_gives_a_balanced_assignment",),
+    ),
+)
+
+BUGS = SYNCING + RECOVERY + CHECKS + READING + REMOVING + COMPACTING + SECURITY + GROUPS
