@@ -14,6 +14,7 @@ import trio
 
 from liftbridge.broker.config import Config
 from liftbridge.broker.controller import Controller
+from liftbridge.broker.cursors import Cursors
 from liftbridge.broker.frames import FrameCache
 from liftbridge.broker.partition import Partition, State
 from liftbridge.broker.publisher import (
@@ -51,13 +52,20 @@ class ApiServicer(api_grpc.APIServicer):
     """The service proto.API."""
 
     def __init__(
-        self, config: Config, own: Self, controller: Controller, streams: Streams, publisher: Publisher
+        self,
+        config: Config,
+        own: Self,
+        controller: Controller,
+        streams: Streams,
+        publisher: Publisher,
+        cursors: Cursors,
     ) -> None:
         self._config = config
         self._own = own
         self._controller = controller
         self._streams = streams
         self._publisher = publisher
+        self._cursors = cursors
         self._shared = FrameCache(config.streams.read_cache_max_bytes)
 
     # -- streams ---------------------------------------------------------------------------------------
@@ -193,6 +201,31 @@ class ApiServicer(api_grpc.APIServicer):
                 )
             raise rpc_error(StatusCode.NOT_FOUND, f"No such partition: there is no stream {shown(stream)}")
         return partition
+
+    # -- cursors ---------------------------------------------------------------------------------------
+
+    async def SetCursor(
+        self, input_message: api_pb2.SetCursorRequest, request: Request
+    ) -> api_pb2.SetCursorResponse:
+        await self._cursors.set(
+            input_message.stream,
+            input_message.partition,
+            input_message.cursorId,
+            input_message.offset,
+            deadline=request.context.has_deadline,
+        )
+        return api_pb2.SetCursorResponse()
+
+    async def FetchCursor(
+        self, input_message: api_pb2.FetchCursorRequest, request: Request
+    ) -> api_pb2.FetchCursorResponse:
+        offset = await self._cursors.fetch(
+            input_message.stream,
+            input_message.partition,
+            input_message.cursorId,
+            deadline=request.context.has_deadline,
+        )
+        return api_pb2.FetchCursorResponse(offset=offset)
 
     # -- publishing ------------------------------------------------------------------------------------
 

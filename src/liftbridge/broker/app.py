@@ -29,9 +29,12 @@ from liftbridge.broker.boot import BOOT_FILE, power_may_be_lost, remember_boot
 from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config, NatsConfig
 from liftbridge.broker.controller import Controller
+from liftbridge.broker.cursors import Cursors
 from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.identity import DataDirectory
 from liftbridge.broker.ingest import Ingest
+from liftbridge.broker.internal_publisher import InternalPublisher
+from liftbridge.broker.internal_streams import create_internal_streams
 from liftbridge.broker.publisher import Publisher
 from liftbridge.broker.streams import Streams
 from liftbridge.broker.tls import nats_ssl_context, server_ssl_context
@@ -103,7 +106,7 @@ class Server:
         `started` is reported with the addresses when clients are served, if it comes to that.
 
         Raises ServerStartError and the start-up errors of the parts: ConfigError, DataDirectoryError,
-        ControllerStartError, EmbeddedNatsError.
+        ControllerStartError, EmbeddedNatsError, InternalStreamError.
         """
         config = self._config
         if config.keyring is not None:
@@ -120,6 +123,7 @@ class Server:
                 AsyncExitStack() as metadata,
                 background() as disk,
                 background() as partitions,
+                background() as internal,
                 background() as rpc,
             ):
                 servers = await self._start_embedded(embedded, data)
@@ -152,10 +156,16 @@ class Server:
                 controller.subscribe(_follow(streams))
                 await partitions.start(streams.run)
                 await _remember_boot(data.path)
-                await _start_publisher(publisher)
+                internal_publisher = InternalPublisher(publisher, config.clustering.namespace)
+                await _start_publisher(publisher, internal_publisher)
+                await create_internal_streams(config, controller, streams, time.time_ns)
+                cursors = Cursors(
+                    controller.state, streams, internal_publisher, config.cursors.index_max_bytes
+                )
+                internal.start_soon(cursors.warm)
                 health = HealthServicer()
                 own = Self(data.server_id, *config.advertised_address(port))
-                api = ApiServicer(config, own, controller, streams, publisher)
+                api = ApiServicer(config, own, controller, streams, publisher, cursors)
                 server = RpcServer(
                     [api.service, health.service],
                     limits=_limits(config),
@@ -266,9 +276,10 @@ async def _remember_boot(data_dir: Path) -> None:
         logger.warning("%s cannot be written: %s", data_dir / BOOT_FILE, error)
 
 
-async def _start_publisher(publisher: Publisher) -> None:
+async def _start_publisher(publisher: Publisher, internal_publisher: InternalPublisher) -> None:
     try:
         await publisher.start()
+        await internal_publisher.start()
     except NatsPermissionError as error:
         raise ServerStartError(f"acks cannot reach this server: {error}") from error
 

@@ -230,6 +230,7 @@ class CursorsConfig:
         -1,
     )
     stream_auto_pause_time: int = _option("cursors.stream.auto.pause.time", values.duration(), MINUTE)
+    index_max_bytes: int = _option("cursors.index.max.bytes", values.integer(), 64 << 20)
 
 
 @dataclass(frozen=True)
@@ -481,12 +482,7 @@ def _with_keys(config: Config, environ: Mapping[str, str]) -> Config:
 
 def _warnings(config: Config, given: Mapping[str, Setting], environ: Mapping[str, str]) -> list[str]:
     found = []
-    cursors, listen, host = config.cursors, config.listen, config.host
-    if cursors.stream_partitions > 0:
-        found.append(
-            f"cursors.stream.partitions is {cursors.stream_partitions}, but this version does not store "
-            "cursors yet: SetCursor and FetchCursor answer UNIMPLEMENTED"
-        )
+    listen, host = config.listen, config.host
     if host is not None and listen is not None and "port" not in given and listen.port != config.port:
         found.append(
             f"listen has port {listen.port}, but clients are told {host}:{config.port}, because host is set "
