@@ -325,7 +325,6 @@ def test_mistakes_in_a_file_are_named(load_text: Load, text: str, message: str) 
     ("text", "key", "value"),
     [
         ("streams: {auto.pause.time: 5m}", "streams.auto.pause.time", "5m"),
-        ("activity.stream.enabled: true", "activity.stream.enabled", "true"),
         ("tls: {key: a, cert: b, client.authz.enabled: true}", "tls.client.authz.enabled", "true"),
         ("clustering.raft.bootstrap.peers: [a, b]", "clustering.raft.bootstrap.peers", "a, b"),
     ],

@@ -24,6 +24,7 @@ from typing import Any
 
 import trio
 
+from liftbridge.broker.activity import Activity
 from liftbridge.broker.api import ApiServicer, Self
 from liftbridge.broker.boot import BOOT_FILE, power_may_be_lost, remember_boot
 from liftbridge.broker.cleaner import Cleaner
@@ -163,6 +164,10 @@ class Server:
                     controller.state, streams, internal_publisher, config.cursors.index_max_bytes
                 )
                 internal.start_soon(cursors.warm)
+                if config.activity.stream_enabled:
+                    activity = Activity(config.activity, data.path, controller, streams, internal_publisher)
+                    controller.subscribe(activity.note)
+                    internal.start_soon(activity.run)
                 health = HealthServicer()
                 own = Self(data.server_id, *config.advertised_address(port))
                 api = ApiServicer(config, own, controller, streams, publisher, cursors)

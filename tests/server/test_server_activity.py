@@ -1,0 +1,182 @@
+"""The activity stream of a real server: which events, in which order, and across its end."""
+
+import itertools
+
+import grpc
+import pytest
+from calls import PATIENCE, NatsClient, create, publish, read_all, refused, subscribe, take
+from harness import Nats, Server
+
+from liftbridge.proto import api_pb2
+
+ACTIVITY = "__activity"
+ENABLED = {"activity.stream.enabled": True}
+
+
+@pytest.fixture
+def settings():
+    return ENABLED
+
+
+@pytest.fixture
+def server(tmp_path, settings):
+    with Server(tmp_path / "server", settings) as running:
+        yield running
+        assert "Traceback" not in running.log
+
+
+def delete(api, name):
+    api.DeleteStream(api_pb2.DeleteStreamRequest(name=name), timeout=PATIENCE)
+
+
+def event_of(message):
+    assert not message.key
+    return api_pb2.ActivityStreamEvent.FromString(message.value)
+
+
+def events(api, count):
+    """The first events of the stream; waits for as many as asked."""
+    call = subscribe(api, ACTIVITY, startPosition=api_pb2.EARLIEST)
+    found = [event_of(message) for message in take(call, count)]
+    call.cancel()
+    return found
+
+
+def all_events(api, last):
+    """Every event in the stream, once that of operation `last` is there."""
+    call = subscribe(api, ACTIVITY, startPosition=api_pb2.EARLIEST)
+    next(message for message in call if event_of(message).id == last)
+    call.cancel()
+    return [event_of(message) for message in read_all(api, ACTIVITY)]
+
+
+def created(index, stream, partitions=(0,)):
+    detail = api_pb2.CreateStreamOp(stream=stream, partitions=partitions)
+    return api_pb2.ActivityStreamEvent(id=index, op=api_pb2.CREATE_STREAM, createStreamOp=detail)
+
+
+def deleted(index, stream):
+    detail = api_pb2.DeleteStreamOp(stream=stream)
+    return api_pb2.ActivityStreamEvent(id=index, op=api_pb2.DELETE_STREAM, deleteStreamOp=detail)
+
+
+@pytest.mark.parametrize("settings", [{**ENABLED, "cursors.stream.partitions": 2}])
+def test_every_change_is_an_event_and_those_of_the_server_too(server, api):
+    create(api, "orders", partitions=3)
+    delete(api, "orders")
+    create(api, "orders")
+    with refused(grpc.StatusCode.ALREADY_EXISTS):
+        create(api, "orders")
+    delete(api, "orders")
+    expected = [
+        created(1, ACTIVITY),
+        created(2, "__cursors", (0, 1)),
+        created(3, "orders", (0, 1, 2)),
+        deleted(4, "orders"),
+        created(5, "orders"),
+        deleted(6, "orders"),
+    ]
+    assert events(api, 6) == expected
+    assert all_events(api, 6) == expected
+
+
+def test_the_stream_is_the_servers_own(server, api):
+    request = api_pb2.FetchMetadataRequest(streams=[ACTIVITY])
+    (entry,) = api.FetchMetadata(request, timeout=10).streamMetadata
+    assert (entry.subject, list(entry.partitions)) == ("liftbridge-default.activity", [0])
+    with refused(grpc.StatusCode.INVALID_ARGUMENT):
+        create(api, ACTIVITY)
+    with refused(grpc.StatusCode.INVALID_ARGUMENT):
+        delete(api, ACTIVITY)
+
+
+@pytest.mark.parametrize("settings", [{}])
+def test_there_is_no_stream_unless_it_is_asked_for(server, api):
+    create(api, "orders")
+    with refused(grpc.StatusCode.NOT_FOUND):
+        subscribe(api, ACTIVITY)
+    assert [entry.name for entry in api.FetchMetadata(api_pb2.FetchMetadataRequest()).streamMetadata] == [
+        "orders"
+    ]
+    # Switched on later, it begins with what the journal has.
+    server.stop()
+    server.config.update(ENABLED)
+    server.start()
+    assert all_events(server.api(), 2) == [created(1, "orders"), created(2, ACTIVITY)]
+
+
+@pytest.mark.parametrize("policy", ["none", "leader", "all"])
+def test_every_ack_policy(tmp_path, policy):
+    config = {**ENABLED, "activity.stream.publish.ack.policy": policy}
+    with Server(tmp_path / "server", config) as server:
+        api = server.api()
+        create(api, "orders")
+        assert events(api, 2) == [created(1, ACTIVITY), created(2, "orders")]
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_events_go_on_after_a_restart_without_gap_and_twice(server, end):
+    """Ended at any moment: events that were not out yet follow, those that were are not repeated."""
+    indexes = itertools.count(2)
+    expected = [created(1, ACTIVITY)]
+    for _ in range(6):
+        api = server.api()
+        expected += [created(next(indexes), create(api)) for _ in range(10)]
+        getattr(server, end)()
+        server.start()
+    expected.append(created(next(indexes), create(server.api())))
+    assert all_events(server.api(), expected[-1].id) == expected
+
+
+def test_operations_without_nats_are_told_of_when_it_is_back(tmp_path):
+    with Nats(tmp_path / "nats") as nats:
+        config = {**ENABLED, "nats.servers": nats.url}
+        with Server(tmp_path / "server", config, embedded=False) as server:
+            api = server.api()
+            assert events(api, 1) == [created(1, ACTIVITY)]
+            nats.stop()
+            server.wait_log("no NATS yet")
+            names = [create(api) for _ in range(3)]
+            server.wait_log("the event of operation 2 is not in the activity stream yet")
+            nats.start()
+            expected = [created(1, ACTIVITY), *(created(2 + i, name) for i, name in enumerate(names))]
+            assert all_events(api, 4) == expected
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_what_a_server_without_nats_could_not_publish_comes_after_its_restart(tmp_path, end):
+    with Nats(tmp_path / "nats") as nats:
+        config = {**ENABLED, "nats.servers": nats.url}
+        with Server(tmp_path / "server", config, embedded=False) as server:
+            api = server.api()
+            assert events(api, 1) == [created(1, ACTIVITY)]
+            nats.stop()
+            server.wait_log("no NATS yet")
+            names = [create(api) for _ in range(3)]
+            getattr(server, end)()
+            nats.start()
+            server.start()
+            expected = [created(1, ACTIVITY), *(created(2 + i, name) for i, name in enumerate(names))]
+            assert all_events(server.api(), 4) == expected
+
+
+def test_what_others_put_into_the_stream_moves_no_position(server, api):
+    assert events(api, 1) == [created(1, ACTIVITY)]
+    forged = created(1 << 60, "forged")
+    publish(api, ACTIVITY, forged.SerializeToString())
+    publish(api, ACTIVITY, b"\xff")
+    with NatsClient(server.nats_url) as nats:
+        nats.publish("liftbridge-default.activity", b"noise")
+    server.stop()
+    server.start()
+    api = server.api()
+    create(api, "orders")
+    call = subscribe(api, ACTIVITY, startPosition=api_pb2.EARLIEST)
+    assert [message.value for message in take(call, 5)] == [
+        created(1, ACTIVITY).SerializeToString(),
+        forged.SerializeToString(),
+        b"\xff",
+        b"noise",
+        created(2, "orders").SerializeToString(),
+    ]
+    call.cancel()
