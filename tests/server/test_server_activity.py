@@ -4,9 +4,21 @@ import itertools
 
 import grpc
 import pytest
-from calls import PATIENCE, NatsClient, create, publish, read_all, refused, subscribe, take
+from calls import (
+    PATIENCE,
+    NatsClient,
+    create,
+    partition_metadata,
+    publish,
+    read_all,
+    refused,
+    subscribe,
+    take,
+    until,
+)
 from harness import Nats, Server
 
+from liftbridge.broker.activity import MAX_WAITING
 from liftbridge.proto import api_pb2
 
 ACTIVITY = "__activity"
@@ -158,6 +170,75 @@ def test_what_a_server_without_nats_could_not_publish_comes_after_its_restart(tm
             server.start()
             expected = [created(1, ACTIVITY), *(created(2 + i, name) for i, name in enumerate(names))]
             assert all_events(server.api(), 4) == expected
+
+
+def test_operations_beyond_those_in_memory_come_from_the_journal(tmp_path):
+    with Nats(tmp_path / "nats") as nats:
+        config = {**ENABLED, "nats.servers": nats.url}
+        with Server(tmp_path / "server", config, embedded=False) as server:
+            api = server.api()
+            assert events(api, 1) == [created(1, ACTIVITY)]
+            nats.stop()
+            server.wait_log("no NATS yet")
+            expected = [created(1, ACTIVITY)]
+            for index in range(2, 2 * MAX_WAITING, 2):
+                create(api, "again")
+                delete(api, "again")
+                expected += [created(index, "again"), deleted(index + 1, "again")]
+            nats.start()
+            assert all_events(api, expected[-1].id) == expected
+            assert "lacks the operations" not in server.log
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {
+            **ENABLED,
+            "streams.cleaner.interval": "50ms",
+            "streams.retention.max.age": "100ms",
+            "streams.segment.max.age": "100ms",
+        }
+    ],
+)
+def test_a_stream_that_retention_has_emptied_does_not_begin_anew(server, api):
+    create(api, "orders")
+    until(lambda: partition_metadata(api, ACTIVITY).highWatermark == 1)
+    until(lambda: partition_metadata(api, ACTIVITY).newestOffset == -1)
+    until(lambda: (server.data_dir / "metadata" / "activity").read_text() == "2\n")
+    server.stop()
+    server.config.update({"streams.retention.max.age": "1h"})
+    server.start()
+    api = server.api()
+    create(api, "later")
+    call = subscribe(api, ACTIVITY, startPosition=api_pb2.EARLIEST)
+    (message,) = take(call, 1)
+    call.cancel()
+    assert (message.offset, event_of(message)) == (2, created(3, "later"))
+
+
+@pytest.mark.parametrize("settings", [{**ENABLED, "clustering.replication.max.bytes": 180}])
+def test_an_event_that_is_too_large_goes_without_its_lists_or_not_at_all(server, api):
+    create(api, "wide", partitions=150)
+    create(api, "n" * 240)
+    create(api, "last")
+    short = api_pb2.ActivityStreamEvent(
+        id=2, op=api_pb2.CREATE_STREAM, createStreamOp=api_pb2.CreateStreamOp(stream="wide")
+    )
+    assert all_events(api, 4) == [created(1, ACTIVITY), short, created(4, "last")]
+    assert "the event of operation 3 is left out" in server.log
+
+
+@pytest.mark.parametrize("content", ["", "x", "-1", "99", "\x00"])
+def test_a_position_file_that_cannot_be_is_told_of_and_not_believed(server, api, content):
+    create(api, "orders")
+    assert all_events(api, 2) == [created(1, ACTIVITY), created(2, "orders")]
+    server.stop()
+    (server.data_dir / "metadata" / "activity").write_text(content)
+    server.start()
+    create(server.api(), "later")
+    assert all_events(server.api(), 3)[2:] == [created(3, "later")]
+    assert "the stream has to do without it" in server.log
 
 
 def test_what_others_put_into_the_stream_moves_no_position(server, api):

@@ -30,20 +30,18 @@ from liftbridge.broker.config import ActivityConfig
 from liftbridge.broker.controller import METADATA_DIRECTORY, Controller
 from liftbridge.broker.durable import replace_file
 from liftbridge.broker.internal_publisher import InternalPublisher, NotStoredError, TooLargeError
-from liftbridge.broker.internal_streams import ACTIVITY, NotLeadingError, leading, messages_in
+from liftbridge.broker.internal_streams import ACTIVITY, NotLeadingError, OwnPartitions, messages_in
 from liftbridge.broker.partition import Partition
 from liftbridge.broker.publisher import Signal
-from liftbridge.broker.streams import Streams
 from liftbridge.log import LogError
 from liftbridge.metadata.activity import abridged, event_of
-from liftbridge.metadata.model import Stream
 from liftbridge.metadata.operations import Operation, OperationError
 from liftbridge.proto import api_pb2
 
 # In the directory of the metadata.
 POSITION_FILE = "activity"
 # Operations that wait in memory; those read from the journal at a time.
-MAX_WAITING = 1024
+MAX_WAITING = 256
 # Seconds before each attempt after the first to publish an event; the last one over and over.
 PAUSES = (1, 2, 4, 8, 10)
 # How much of the end of the stream is looked through for its newest event.
@@ -62,22 +60,22 @@ class Activity:
         config: ActivityConfig,
         data_dir: Path,
         controller: Controller,
-        streams: Streams,
+        partitions: OwnPartitions,
         publisher: InternalPublisher,
     ) -> None:
         self._timeout = config.stream_publish_timeout / 1e9
         self._policy = _POLICIES[config.stream_publish_ack_policy]
         self._file = data_dir / METADATA_DIRECTORY / POSITION_FILE
         self._controller = controller
-        self._streams = streams
+        self._partitions = partitions
         self._publisher = publisher
         self._waiting: deque[tuple[int, Operation]] = deque()
         self._news = Signal()
         self._position = 0  # every event of an operation up to this index is stored
         self._saved = 0
 
-    def note(self, index: int, operation: Operation, stream: Stream) -> None:
-        """The controller has applied an operation."""
+    def note(self, index: int, operation: Operation, outcome: object) -> None:
+        """The controller has applied an operation; what came of it does not matter here."""
         if len(self._waiting) >= MAX_WAITING:
             self._waiting.clear()  # the journal has them
         self._waiting.append((index, operation))
@@ -163,7 +161,7 @@ class Activity:
             await trio.sleep(pause)
 
     async def _publish_once(self, event: api_pb2.ActivityStreamEvent) -> None:
-        partition = await leading(self._streams, ACTIVITY, 0)
+        partition = await self._partitions.leading(ACTIVITY, 0)
         value = event.SerializeToString()
         await self._publisher.publish(partition.stream, 0, value=value, policy=self._policy)
 
@@ -174,7 +172,7 @@ class Activity:
         stored = await trio.to_thread.run_sync(self._load)
         for pause in _pauses():
             try:
-                partition = await leading(self._streams, ACTIVITY, 0)
+                partition = await self._partitions.leading(ACTIVITY, 0)
                 newest = await trio.to_thread.run_sync(
                     _newest_event, partition, self._controller.state.applied_index
                 )

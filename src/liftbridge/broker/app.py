@@ -35,7 +35,7 @@ from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.identity import DataDirectory
 from liftbridge.broker.ingest import Ingest
 from liftbridge.broker.internal_publisher import InternalPublisher
-from liftbridge.broker.internal_streams import create_internal_streams
+from liftbridge.broker.internal_streams import OwnPartitions, create_internal_streams
 from liftbridge.broker.publisher import Publisher
 from liftbridge.broker.streams import Streams
 from liftbridge.broker.tls import nats_ssl_context, server_ssl_context
@@ -160,12 +160,15 @@ class Server:
                 internal_publisher = InternalPublisher(publisher, config.clustering.namespace)
                 await _start_publisher(publisher, internal_publisher)
                 await create_internal_streams(config, controller, streams, time.time_ns)
+                own_partitions = OwnPartitions(streams)
                 cursors = Cursors(
-                    controller.state, streams, internal_publisher, config.cursors.index_max_bytes
+                    controller.state, own_partitions, internal_publisher, config.cursors.index_max_bytes
                 )
                 internal.start_soon(cursors.warm)
                 if config.activity.stream_enabled:
-                    activity = Activity(config.activity, data.path, controller, streams, internal_publisher)
+                    activity = Activity(
+                        config.activity, data.path, controller, own_partitions, internal_publisher
+                    )
                     controller.subscribe(activity.note)
                     internal.start_soon(activity.run)
                 health = HealthServicer()

@@ -30,10 +30,9 @@ import trio
 
 from liftbridge.broker.cursor_index import CursorIndex, CursorsDamagedError
 from liftbridge.broker.internal_publisher import InternalPublisher, NotStoredError
-from liftbridge.broker.internal_streams import CURSORS, NotLeadingError, leading
+from liftbridge.broker.internal_streams import CURSORS, NotLeadingError, OwnPartitions
 from liftbridge.broker.partition import Partition
-from liftbridge.broker.streams import Streams
-from liftbridge.log import LogError
+from liftbridge.log import LogClosedError, LogError
 from liftbridge.metadata.model import Stream
 from liftbridge.metadata.state import ClusterState
 from liftbridge.metadata.validation import shown
@@ -63,10 +62,10 @@ class Cursors:
     """All cursors that this server leads. `max_bytes` is what the indexes may take together."""
 
     def __init__(
-        self, state: ClusterState, streams: Streams, publisher: InternalPublisher, max_bytes: int
+        self, state: ClusterState, partitions: OwnPartitions, publisher: InternalPublisher, max_bytes: int
     ) -> None:
         self._state = state
-        self._streams = streams
+        self._partitions = partitions
         self._publisher = publisher
         self._max_bytes = max_bytes
         self._indexes: dict[int, CursorIndex] = {}
@@ -91,7 +90,7 @@ class Cursors:
             cursors, number = self._find(key)
             stored_at = await self._store(cursors, number, key, value)
             # What an index does not hear of, it reads before it answers.
-            leader, index = self._streams.partition(CURSORS, number), self._indexes.get(number)
+            leader, index = self._partitions.find(CURSORS, number), self._indexes.get(number)
             if leader is not None and index is not None and index.is_of(leader):
                 index.stored(stored_at, key, offset)
 
@@ -100,12 +99,18 @@ class Cursors:
         key = cursor_key(stream, partition, cursor_id)
         async with _bounded(deadline, "read"):
             _, number = self._find(key)
+            found = await self._read(number, key)
+        return NONE_SET if found is None else found
+
+    async def _read(self, number: int, key: bytes) -> int | None:
+        while True:
             leader = await self._leading(number)
             try:
-                found = await self._index(leader).fetch(key)
+                return await self._index(leader).fetch(key)
+            except LogClosedError:
+                continue  # it was paused, or the server stops
             except (CursorsDamagedError, LogError, OSError) as error:
                 raise rpc_error(StatusCode.INTERNAL, f"the cursor could not be read: {error}") from error
-        return NONE_SET if found is None else found
 
     async def warm(self) -> None:
         """Build the indexes of all partitions, so that the first fetch after a start need not wait for it."""
@@ -114,7 +119,7 @@ class Cursors:
             if model.paused:
                 continue
             try:
-                await self._index(await leading(self._streams, CURSORS, model.id)).catch_up()
+                await self._index(await self._partitions.leading(CURSORS, model.id)).catch_up()
             except (LookupError, NotLeadingError):
                 continue
             except (LogError, OSError) as error:
@@ -133,7 +138,7 @@ class Cursors:
 
     async def _leading(self, number: int) -> Partition:
         try:
-            return await leading(self._streams, CURSORS, number)
+            return await self._partitions.leading(CURSORS, number)
         except LookupError as error:
             raise rpc_error(StatusCode.INTERNAL, str(error)) from error
         except NotLeadingError as error:

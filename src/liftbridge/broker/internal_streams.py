@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 from liftbridge.broker.config import Config
 from liftbridge.broker.controller import Controller
@@ -41,6 +41,9 @@ CURSORS_SETTINGS = StreamSettings(
 )
 # A pause is an event, and an event resumes the stream: pausing by itself, it would do so for ever.
 ACTIVITY_SETTINGS = StreamSettings(auto_pause_time_ms=0, optimistic_concurrency_control=False)
+
+# A partition may be paused again before it was of use; not for ever.
+RESUME_ATTEMPTS = 10
 
 logger = logging.getLogger("liftbridge")
 
@@ -119,21 +122,49 @@ async def _create(
     logger.info("created stream %s with %d partitions", name, partitions)
 
 
-async def leading(streams: Streams, name: str, partition_id: int) -> Partition:
-    """A partition of a stream of our own, once it leads.
+Ready = Callable[[str, int], Awaitable[None]]
+"""Resumes a partition, of a stream by name, if it is paused. Raises MetadataError."""
 
-    Here a paused one is to be resumed. Raises LookupError when there is no such partition, NotLeadingError
-    when this server does not lead it.
-    """
-    partition = streams.partition(name, partition_id)
-    if partition is None:
-        raise LookupError(f"there is no partition {partition_id} of stream {name}")
-    while partition.state is State.OPENING:
-        await partition.settled.wait()
-    if partition.state is not State.LEADING:
+
+async def at_once(name: str, partition_id: int) -> None:
+    """The `Ready` of a server whose partitions are never paused."""
+
+
+class OwnPartitions:
+    """The partitions of the internal streams, for whoever uses them; `ready` resumes paused ones."""
+
+    def __init__(self, streams: Streams, ready: Ready = at_once) -> None:
+        self._streams = streams
+        self._ready = ready
+
+    def find(self, name: str, partition_id: int) -> Partition | None:
+        """A partition as it is now, None when there is none."""
+        return self._streams.partition(name, partition_id)
+
+    async def leading(self, name: str, partition_id: int) -> Partition:
+        """A partition, once it leads and NATS delivers to it; a paused one is resumed first.
+
+        Raises LookupError when there is no such partition, NotLeadingError when this server does not lead it.
+        """
+        partition = self.find(name, partition_id)
+        for _ in range(RESUME_ATTEMPTS):
+            if partition is None:
+                raise LookupError(f"there is no partition {partition_id} of stream {name}")
+            if partition.model.paused:
+                try:
+                    await self._ready(name, partition_id)
+                except MetadataError as error:
+                    raise NotLeadingError(error.text) from error
+                partition = self.find(name, partition_id)
+                continue
+            await partition.settled.wait()
+            if partition.state is State.LEADING:
+                return partition
+            if not partition.model.paused:
+                break
+        assert partition is not None, "it was there a moment ago"
         why = f": {partition.reason}" if partition.reason else ""
         raise NotLeadingError(f"partition {partition_id} of stream {name} is {partition.state.value}{why}")
-    return partition
 
 
 def messages_in(frames: bytes) -> Iterator[api_pb2.Message]:
