@@ -205,7 +205,8 @@ def test_a_stream_that_retention_has_emptied_does_not_begin_anew(server, api):
     create(api, "orders")
     until(lambda: partition_metadata(api, ACTIVITY).highWatermark == 1)
     until(lambda: partition_metadata(api, ACTIVITY).newestOffset == -1)
-    until(lambda: (server.data_dir / "metadata" / "activity").read_text() == "2\n")
+    file = server.data_dir / "metadata" / "activity"
+    until(lambda: file.exists() and file.read_text() == "2\n")
     server.stop()
     server.config.update({"streams.retention.max.age": "1h"})
     server.start()
