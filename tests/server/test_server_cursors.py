@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import os
+import shutil
 import threading
 import time
 import zlib
@@ -23,7 +24,7 @@ from calls import (
     until,
 )
 from gufo.liftbridge.client import LiftbridgeClient
-from harness import Server
+from harness import Nats, Server
 
 from liftbridge.proto import api_pb2, internal_pb2
 
@@ -244,6 +245,47 @@ def test_replicas_that_cannot_be_are_an_error_at_start(tmp_path, factor):
     assert server.wait_end() == 1
     until(lambda: "__cursors cannot be created" in server.log)
     assert "Traceback" not in server.log
+
+
+def test_without_nats_cursors_are_read_and_not_set(tmp_path):
+    with Nats(tmp_path / "nats") as nats:
+        config = {"cursors.stream.partitions": 2, "nats.servers": nats.url}
+        with Server(tmp_path / "server", config, embedded=False) as server:
+            api = server.api()
+            set_cursor(api, "c", 1)
+            nats.stop()
+            server.wait_log("no NATS yet")
+            with refused(grpc.StatusCode.INTERNAL, "not connected to NATS"):
+                set_cursor(api, "c", 2)
+            assert fetch_cursor(api, "c") == 1
+            nats.start()
+            until(lambda: is_set(api, "c", 3))
+            assert fetch_cursor(api, "c") == 3
+
+
+def is_set(api, cursor_id, offset):
+    try:
+        set_cursor(api, cursor_id, offset)
+    except grpc.RpcError:
+        return False
+    return True
+
+
+def test_a_partition_that_is_offline_has_no_leader(server, api):
+    set_cursor(api, "c", 1)
+    set_cursor(api, "d", 2)
+    numbers = {name: zlib.crc32(f"{name},orders,0".encode()) % 3 for name in "cd"}
+    assert numbers["c"] != numbers["d"]
+    server.stop()
+    (stream,) = (server.data_dir / "streams").iterdir()
+    shutil.rmtree(stream / str(numbers["c"]))
+    (stream / str(numbers["c"])).write_text("no directory")
+    server.start()
+    api = server.api()
+    for call in (lambda: fetch_cursor(api, "c"), lambda: set_cursor(api, "c", 1)):
+        with refused(grpc.StatusCode.FAILED_PRECONDITION, "Server not partition leader"):
+            call()
+    assert fetch_cursor(api, "d") == 2
 
 
 def test_what_others_write_into_the_stream_counts_too(server, api):

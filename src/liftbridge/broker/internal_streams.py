@@ -12,6 +12,8 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 
+import trio
+
 from liftbridge.broker.config import Config
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.partition import Partition, State
@@ -42,6 +44,8 @@ CURSORS_SETTINGS = StreamSettings(
 # A pause is an event, and an event resumes the stream: pausing by itself, it would do so for ever.
 ACTIVITY_SETTINGS = StreamSettings(auto_pause_time_ms=0, optimistic_concurrency_control=False)
 
+# How long the start of the server waits for the leaders of a new stream.
+LEADERS_SECONDS = 5.0
 # A partition may be paused again before it was of use; not for ever.
 RESUME_ATTEMPTS = 10
 
@@ -59,7 +63,7 @@ class NotLeadingError(Exception):
 async def create_internal_streams(
     config: Config, controller: Controller, streams: Streams, clock: Callable[[], int]
 ) -> None:
-    """Create the streams that the configuration asks for and that do not exist.
+    """Create the streams that the configuration asks for and that do not exist; when this returns they lead.
 
     `clock` gives ns since the epoch. Raises InternalStreamError.
     """
@@ -120,6 +124,8 @@ async def _create(
     except MetadataError as error:
         raise InternalStreamError(f"stream {name} cannot be created: {error.text}") from error
     logger.info("created stream %s with %d partitions", name, partitions)
+    with trio.move_on_after(LEADERS_SECONDS):
+        await streams.settled(controller.state.stream(name))
 
 
 Ready = Callable[[str, int], Awaitable[None]]
