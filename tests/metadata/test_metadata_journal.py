@@ -13,7 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from liftbridge.broker.journal import Journal, JournalDamagedError, JournalError
+from liftbridge.broker.journal import (
+    KEPT_JOURNALS,
+    Journal,
+    JournalDamagedError,
+    JournalError,
+    read_entries,
+)
 
 CLUSTER = uuid.UUID(int=7)
 SECTOR = 512
@@ -86,6 +92,50 @@ def test_old_files_go_when_two_snapshots_are_newer(tmp_path):
         f"snapshot-{7:020}",
     ]
     assert state_of(directory) == (9, numbered(9))
+
+
+@pytest.mark.parametrize("after", range(10))
+def test_operations_can_be_read_while_the_journal_is_open(tmp_path, after):
+    directory = tmp_path / "metadata"
+    journal = filled(directory, numbered(3))
+    journal.keep_after = 0
+    for index in range(4, 10):
+        journal.append(index, f"operation {index}".encode())
+        if index in {5, 7}:
+            journal.write_snapshot(b"|".join(numbered(index)))
+    for last in range(after, 10):
+        expected = list(enumerate(numbered(9), 1))[after:last]
+        assert read_entries(directory, after, last) == expected
+    journal.close()
+    assert state_of(directory) == (9, numbered(9))
+
+
+def test_operations_that_are_gone_or_damaged_are_missing(tmp_path):
+    directory = tmp_path / "metadata"
+    filled(directory, numbered(9), snapshot_after=(2, 4, 7)).close()
+    assert [index for index, _ in read_entries(directory, 0, 9)] == [5, 6, 7, 8, 9]
+    path = directory / f"journal-{4:020}"
+    content = bytearray(path.read_bytes())
+    content[2 * 512 + 26] ^= 1
+    path.write_bytes(content)
+    assert [index for index, _ in read_entries(directory, 3, 9)] == [5, 8, 9]
+
+
+def test_what_somebody_has_yet_to_read_outlives_snapshots_within_bounds(tmp_path):
+    directory = tmp_path / "metadata"
+    journal = filled(directory, numbered(1))
+    journal.keep_after = 3
+    for index in range(2, 30):
+        journal.append(index, f"operation {index}".encode())
+        journal.write_snapshot(b"|".join(numbered(index)))
+        if index > 3:
+            assert read_entries(directory, 0, index)[0][0] == max(4, index - KEPT_JOURNALS)
+    journal.keep_after = 29
+    journal.append(30, b"operation 30")
+    journal.write_snapshot(b"|".join(numbered(30)))
+    assert read_entries(directory, 0, 30) == [(30, b"operation 30")]
+    journal.close()
+    assert state_of(directory) == (30, numbered(30))
 
 
 def test_a_snapshot_is_due_after_entries_or_bytes(tmp_path):

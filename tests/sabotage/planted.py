@@ -688,4 +688,70 @@ GROUPS = (
     ),
 )
 
-BUGS = SYNCING + RECOVERY + CHECKS + READING + REMOVING + COMPACTING + SECURITY + GROUPS
+
+_CURSORS = "tests/server/test_server_cursors.py::"
+_ACTIVITY = "tests/server/test_server_activity.py::"
+
+INTERNAL_STREAMS = (
+    Bug(
+        "ack-of-another-stream",
+        "a cursor is taken for stored because another stream on the subject has stored the message",
+        "broker/internal_publisher.py",
+        "ack.stream == waiting.stream:",
+        "ack.stream:",
+        (_CURSORS + "test_the_ack_of_another_stream_is_not_taken_for_ours",),
+    ),
+    Bug(
+        "cursors-not-read",
+        "after a start cursors are not read from the log",
+        "broker/cursor_index.py",
+        "        end = self._partition.high_watermark + 1\n",
+        "        end = min(self._partition.high_watermark, 0)\n",
+        (_CURSORS + "test_what_was_answered_survives_the_end_of_the_server",),
+    ),
+    Bug(
+        "forgotten-cursor-is-none",
+        "a cursor that did not fit into memory is taken for one that was never set",
+        "broker/cursor_index.py",
+        "            self._complete = False\n",
+        "            self._complete = True\n",
+        (_CURSORS + "test_what_does_not_fit_into_memory_is_found_in_the_log",),
+    ),
+    Bug(
+        "cursor-goes-back",
+        "where the log is damaged, a cursor goes back to the position before",
+        "broker/cursor_index.py",
+        "        self._cursors.clear()\n",
+        "        self._cursors.copy()\n",
+        (_CURSORS + "test_damage_makes_cursors_unknown_until_they_are_set_anew",),
+    ),
+    Bug(
+        "events-repeated",
+        "a start does not look at the stream for the newest event",
+        "broker/activity.py",
+        "                return max(stored, newest)\n",
+        "                return stored + 0 * newest\n",
+        (_ACTIVITY + "test_a_position_file_that_cannot_be_is_told_of_and_not_believed",),
+    ),
+    Bug(
+        "events-begin-anew",
+        "events are published again when retention has removed them",
+        "broker/activity.py",
+        "                return max(stored, newest)\n",
+        "                return newest + 0 * stored\n",
+        (_ACTIVITY + "test_a_stream_that_retention_has_emptied_does_not_begin_anew",),
+    ),
+    Bug(
+        "unread-operations-deleted",
+        "a snapshot takes operations whose events are not published yet",
+        "broker/journal.py",
+        "if number < index and path not in kept",
+        "if number < index or path in kept",
+        (
+            "tests/metadata/test_metadata_journal.py::"
+            "test_what_somebody_has_yet_to_read_outlives_snapshots_within_bounds",
+        ),
+    ),
+)
+
+BUGS = SYNCING + RECOVERY + CHECKS + READING + REMOVING + COMPACTING + SECURITY + GROUPS + INTERNAL_STREAMS

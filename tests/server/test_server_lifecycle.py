@@ -14,7 +14,7 @@ import time
 import grpc
 import pytest
 from calls import drain, subscribe
-from harness import Nats, Server, freeze
+from harness import Api, Nats, Server, freeze
 
 from liftbridge.proto import api_pb2
 
@@ -568,6 +568,11 @@ def test_dev_prints_commands_that_work(tmp_path):
                 break
         welcome = "".join(printed)
         assert "Traceback" not in welcome
+        with grpc.insecure_channel(re.search(r"gRPC +(\S+)", welcome)[1]) as channel:
+            api = Api(channel)
+            api.SetCursor(api_pb2.SetCursorRequest(stream="s", cursorId="c", offset=5), timeout=SECONDS)
+            fetched = api.FetchCursor(api_pb2.FetchCursorRequest(stream="s", cursorId="c"), timeout=SECONDS)
+            assert fetched.offset == 5, "cursors are on"
         after = printed.index("Try, in another terminal:\n") + 1
         commands = [shlex.split(line) for line in printed[after : after + 3]]
         for command, output in (commands[0], "stream greetings records hello.world\n"), (commands[1], ""):

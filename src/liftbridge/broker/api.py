@@ -16,6 +16,7 @@ import trio
 from liftbridge.broker.authz import Authorizer
 from liftbridge.broker.config import Config
 from liftbridge.broker.controller import Controller
+from liftbridge.broker.cursors import Cursors
 from liftbridge.broker.frames import FrameCache
 from liftbridge.broker.groups import ConsumerGroups
 from liftbridge.broker.partition import Partition, State
@@ -61,6 +62,7 @@ class ApiServicer(api_grpc.APIServicer):
         controller: Controller,
         streams: Streams,
         publisher: Publisher,
+        cursors: Cursors,
         groups: ConsumerGroups,
         authorizer: Authorizer | None = None,
     ) -> None:
@@ -69,6 +71,7 @@ class ApiServicer(api_grpc.APIServicer):
         self._controller = controller
         self._streams = streams
         self._publisher = publisher
+        self._cursors = cursors
         self._groups = groups
         self._authorizer = authorizer
         self._shared = FrameCache(config.streams.read_cache_max_bytes)
@@ -218,6 +221,31 @@ class ApiServicer(api_grpc.APIServicer):
                 )
             raise rpc_error(StatusCode.NOT_FOUND, f"No such partition: there is no stream {shown(stream)}")
         return partition
+
+    # -- cursors ---------------------------------------------------------------------------------------
+
+    async def SetCursor(
+        self, input_message: api_pb2.SetCursorRequest, request: Request
+    ) -> api_pb2.SetCursorResponse:
+        await self._cursors.set(
+            input_message.stream,
+            input_message.partition,
+            input_message.cursorId,
+            input_message.offset,
+            deadline=request.context.has_deadline,
+        )
+        return api_pb2.SetCursorResponse()
+
+    async def FetchCursor(
+        self, input_message: api_pb2.FetchCursorRequest, request: Request
+    ) -> api_pb2.FetchCursorResponse:
+        offset = await self._cursors.fetch(
+            input_message.stream,
+            input_message.partition,
+            input_message.cursorId,
+            deadline=request.context.has_deadline,
+        )
+        return api_pb2.FetchCursorResponse(offset=offset)
 
     # -- publishing ------------------------------------------------------------------------------------
 

@@ -26,16 +26,20 @@ from typing import Any
 
 import trio
 
+from liftbridge.broker.activity import Activity
 from liftbridge.broker.api import ApiServicer, Self
 from liftbridge.broker.authz import Audit, Authorizer, AuthzFileError
 from liftbridge.broker.boot import BOOT_FILE, power_may_be_lost, remember_boot
 from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config, NatsConfig
 from liftbridge.broker.controller import Controller
+from liftbridge.broker.cursors import Cursors
 from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.groups import ConsumerGroups
 from liftbridge.broker.identity import DataDirectory
 from liftbridge.broker.ingest import Ingest
+from liftbridge.broker.internal_publisher import InternalPublisher
+from liftbridge.broker.internal_streams import OwnPartitions, create_internal_streams
 from liftbridge.broker.publisher import Publisher
 from liftbridge.broker.reload import Reloader
 from liftbridge.broker.streams import Streams
@@ -114,7 +118,7 @@ class Server:
         `started` is reported with the addresses when clients are served, if it comes to that.
 
         Raises ServerStartError and the start-up errors of the parts: ConfigError, DataDirectoryError,
-        ControllerStartError, EmbeddedNatsError.
+        ControllerStartError, EmbeddedNatsError, InternalStreamError.
         """
         config = self._config
         if config.keyring is not None:
@@ -133,6 +137,7 @@ class Server:
                 background() as disk,
                 background() as partitions,
                 background() as members,
+                background() as internal,
                 background() as rpc,
             ):
                 servers = await self._start_embedded(embedded, data)
@@ -165,12 +170,25 @@ class Server:
                 controller.subscribe(_follow(streams))
                 await partitions.start(streams.run)
                 await _remember_boot(data.path)
-                await _start_publisher(publisher)
+                internal_publisher = InternalPublisher(publisher, config.clustering.namespace)
+                await _start_publisher(publisher, internal_publisher)
+                await create_internal_streams(config, controller, streams, time.time_ns)
+                own_partitions = OwnPartitions(streams)
+                cursors = Cursors(
+                    controller.state, own_partitions, internal_publisher, config.cursors.index_max_bytes
+                )
+                internal.start_soon(cursors.warm)
+                if config.activity.stream_enabled:
+                    activity = Activity(
+                        config.activity, data.path, controller, own_partitions, internal_publisher
+                    )
+                    controller.subscribe(activity.note)
+                    internal.start_soon(activity.run)
                 groups = ConsumerGroups(controller, config.groups)
                 await members.start(groups.run)
                 health = HealthServicer()
                 own = Self(data.server_id, *config.advertised_address(port))
-                api = ApiServicer(config, own, controller, streams, publisher, groups, authorizer)
+                api = ApiServicer(config, own, controller, streams, publisher, cursors, groups, authorizer)
                 server = RpcServer(
                     [api.service, health.service],
                     limits=_limits(config),
@@ -303,9 +321,10 @@ async def _remember_boot(data_dir: Path) -> None:
         logger.warning("%s cannot be written: %s", data_dir / BOOT_FILE, error)
 
 
-async def _start_publisher(publisher: Publisher) -> None:
+async def _start_publisher(publisher: Publisher, internal_publisher: InternalPublisher) -> None:
     try:
         await publisher.start()
+        await internal_publisher.start()
     except NatsPermissionError as error:
         raise ServerStartError(f"acks cannot reach this server: {error}") from error
 

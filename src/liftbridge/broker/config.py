@@ -238,6 +238,7 @@ class CursorsConfig:
         -1,
     )
     stream_auto_pause_time: int = _option("cursors.stream.auto.pause.time", values.duration(), MINUTE)
+    index_max_bytes: int = _option("cursors.index.max.bytes", values.integer(), 64 << 20)
 
 
 @dataclass(frozen=True)
@@ -477,7 +478,6 @@ def _check_pair(one: str, one_value: object, other: str, other_value: object) ->
 
 _NOT_YET = {
     "streams.auto.pause.time": "pausing idle partitions",
-    "activity.stream.enabled": "the activity stream",
     "clustering.raft.bootstrap.peers": "a cluster of several servers",
 }
 
@@ -485,7 +485,6 @@ _NOT_YET = {
 def _refuse_what_is_missing(config: Config, given: Mapping[str, Setting]) -> None:
     wanted = {
         "streams.auto.pause.time": config.streams.auto_pause_time,
-        "activity.stream.enabled": config.activity.stream_enabled,
         "clustering.raft.bootstrap.peers": config.clustering.raft_bootstrap_peers,
     }
     for key, feature in _NOT_YET.items():
@@ -517,12 +516,7 @@ def _with_keys(config: Config, environ: Mapping[str, str]) -> Config:
 
 def _warnings(config: Config, given: Mapping[str, Setting], environ: Mapping[str, str]) -> list[str]:
     found = []
-    cursors, listen, host = config.cursors, config.listen, config.host
-    if cursors.stream_partitions > 0:
-        found.append(
-            f"cursors.stream.partitions is {cursors.stream_partitions}, but this version does not store "
-            "cursors yet: SetCursor and FetchCursor answer UNIMPLEMENTED"
-        )
+    listen, host = config.listen, config.host
     if host is not None and listen is not None and "port" not in given and listen.port != config.port:
         found.append(
             f"listen has port {listen.port}, but clients are told {host}:{config.port}, because host is set "

@@ -23,7 +23,7 @@ from pathlib import Path
 import trio
 
 from liftbridge.broker.identity import DataDirectory, DataDirectoryError
-from liftbridge.broker.journal import Journal, JournalDamagedError, JournalError, Recovered
+from liftbridge.broker.journal import Journal, JournalDamagedError, JournalError, Recovered, read_entries
 from liftbridge.metadata import operations
 from liftbridge.metadata.errors import MetadataCode, MetadataError
 from liftbridge.metadata.model import Stream, StreamSettings
@@ -189,6 +189,18 @@ class Controller:
         async with self._turn:
             stream = self.state.stream(name)
             return _stream(await self._commit(DeleteStream(name=name, stream_id=stream.stream_id)))
+
+    async def operations_after(self, index: int, last: int) -> list[tuple[int, Operation]]:
+        """The operations after `index`, up to `last`, by index, as far as the journal still has them.
+
+        Raises OSError when it cannot be read.
+        """
+        entries = await trio.to_thread.run_sync(read_entries, self._journal.directory, index, last)
+        return [(index, operations.decode(payload)) for index, payload in entries]
+
+    def keep_operations_after(self, index: int) -> None:
+        """Keep what follows `index` in the journal, within its bounds, also when a snapshot has it."""
+        self._journal.keep_after = index
 
     async def close(self) -> None:
         """Wait for the operation under way and release the journal. Later operations find no leader."""

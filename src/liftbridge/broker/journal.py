@@ -15,7 +15,8 @@ Files of `<data.dir>/metadata/`, integers little endian:
 Both kinds of file come into being by renaming a synced file, so a header is never half written. A snapshot is
 taken by beginning a new journal, then storing the snapshot of that index, then deleting what is older than
 the snapshot before it: two snapshots are kept with the journals since the older one, so one damaged snapshot
-costs nothing. A snapshot without the journal of the same index is one whose journal was lost.
+costs nothing. Older journals are kept while somebody has yet to read them (`keep_after`). A snapshot without
+the journal of the same index is one whose journal was lost.
 
 Invariants:
 - `append` returns when the record is on the disk. Indices are consecutive.
@@ -35,6 +36,8 @@ import logging
 import os
 import struct
 import uuid
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +57,7 @@ logger = logging.getLogger("liftbridge.metadata")
 
 VERSION = 1
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
+KEPT_JOURNALS = 8
 
 _JOURNAL = "journal-"
 _SNAPSHOT = "snapshot-"
@@ -119,6 +123,8 @@ class Journal:
         snapshot_entries: operations after which a snapshot is due.
         snapshot_bytes: bytes of journal after which a snapshot is due.
         failed: why no append is possible any more, None while it is.
+        keep_after: index after which `read_entries` is to find every operation, None for no such wish. It is
+            granted for KEPT_JOURNALS journals that recovery does not need.
     """
 
     directory: Path
@@ -127,6 +133,7 @@ class Journal:
     snapshot_entries: int = 8192
     snapshot_bytes: int = 64 * 1024 * 1024
     failed: str | None = None
+    keep_after: int | None = None
     _base: int = 0
     _snapshot_index: int = 0  # of the newest snapshot known to be good, 0 without one
     _descriptor: int = -1
@@ -304,11 +311,12 @@ class Journal:
 
         Failing is harmless: recovery ignores what is too old.
         """
+        kept = self._kept_before(index)
         old = [
             path
             for prefix in (_SNAPSHOT, _JOURNAL)
             for number, path in _listed(self.directory, prefix).items()
-            if number < index
+            if number < index and path not in kept
         ]
         try:
             for path in old:
@@ -318,6 +326,49 @@ class Journal:
         except OSError as error:
             logger.warning("old metadata files in %s could not be deleted: %s", self.directory, error)
         self._hook("old files deleted")
+
+    def _kept_before(self, index: int) -> set[Path]:
+        """The journals that are older than recovery needs, but have operations after `keep_after`."""
+        if self.keep_after is None or self.keep_after >= index:
+            return set()
+        journals = _listed(self.directory, _JOURNAL)
+        bases = [base for base in journals if base < index]
+        first = max(bisect_right(bases, self.keep_after) - 1, 0)
+        return {journals[base] for base in bases[first:][-KEPT_JOURNALS:]}
+
+
+def read_entries(directory: Path, after: int, last: int) -> list[tuple[int, bytes]]:
+    """Index and payload of the operations after `after`, up to `last`, as far as they are still there.
+
+    Arguments:
+        directory: of a journal, which may be open and appended to meanwhile.
+        after, last: indices; those up to `last` have been appended.
+
+    What is too old, or damaged, is missing. Raises OSError.
+    """
+    while True:
+        journals = _listed(directory, _JOURNAL)
+        bases = list(journals)
+        entries: list[tuple[int, bytes]] = []
+        try:
+            for base in bases[max(bisect_right(bases, after) - 1, 0) :]:
+                if base < last:
+                    entries += _entries_of(journals[base].read_bytes(), base, after, last)
+        except FileNotFoundError:
+            continue  # a snapshot has made it superfluous meanwhile
+        return entries
+
+
+def _entries_of(data: bytes, base: int, after: int, last: int) -> Iterator[tuple[int, bytes]]:
+    """The operations in a journal file whose index is above `after` and not above `last`."""
+    position = _SECTOR
+    for index in range(base + 1, last + 1):
+        payload, _ = _parse_record(data, position, index)
+        if payload is None:
+            return
+        if index > after:
+            yield index, payload
+        position += _sectors(_RECORD_BYTES + len(payload)) * _SECTOR
 
 
 class _Recovery:

@@ -32,6 +32,7 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
     return {
         "nats.embedded": True,
         "clustering.raft.bootstrap.seed": True,
+        "cursors.stream.partitions": 8,
         "data.dir": options.data_dir,
         "listen": f"127.0.0.1:{options.port}",
         "logging.level": options.level,

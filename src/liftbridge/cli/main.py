@@ -18,6 +18,7 @@ from liftbridge.broker.app import Addresses, Server, ServerStartError, run_until
 from liftbridge.broker.config import Config, ConfigError, load
 from liftbridge.broker.controller import ControllerStartError
 from liftbridge.broker.identity import DataDirectoryError
+from liftbridge.broker.internal_streams import InternalStreamError
 from liftbridge.cli import commands, dev, log_tools
 from liftbridge.cli.flags import parse_flags
 from liftbridge.nats.embedded import EmbeddedNatsError
@@ -26,7 +27,14 @@ from liftbridge.obs import logs
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
-START_ERRORS = (ConfigError, ServerStartError, DataDirectoryError, ControllerStartError, EmbeddedNatsError)
+START_ERRORS = (
+    ConfigError,
+    ServerStartError,
+    DataDirectoryError,
+    ControllerStartError,
+    EmbeddedNatsError,
+    InternalStreamError,
+)
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "dev": lambda arguments: run_dev(arguments),

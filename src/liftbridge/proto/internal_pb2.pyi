@@ -227,3 +227,15 @@ class ClusterSnapshot(_message.Message):
     deleted_stream_ids: _containers.RepeatedScalarFieldContainer[bytes]
     groups: _containers.RepeatedCompositeFieldContainer[GroupState]
     def __init__(self, version: _Optional[int] = ..., applied_index: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamState, _Mapping]]] = ..., deleted_stream_ids: _Optional[_Iterable[bytes]] = ..., groups: _Optional[_Iterable[_Union[GroupState, _Mapping]]] = ...) -> None: ...
+
+class Cursor(_message.Message):
+    __slots__ = ("stream", "partition", "cursor_id", "offset")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_ID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    partition: int
+    cursor_id: str
+    offset: int
+    def __init__(self, stream: _Optional[str] = ..., partition: _Optional[int] = ..., cursor_id: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,182 @@
+"""The streams that the server itself keeps: `__cursors` and `__activity`.
+
+They are streams like others in the metadata, in the log and for subscribers. What differs is who makes them:
+the controller, when the configuration asks for them and they do not exist, and nobody removes them. Their
+settings are fixed with them. The configuration can switch them on later, but neither off nor to another
+number of partitions: a cursor is found in the partition that its key had when it was stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+
+import trio
+
+from liftbridge.broker.config import Config
+from liftbridge.broker.controller import Controller
+from liftbridge.broker.partition import Partition, State
+from liftbridge.broker.streams import Streams
+from liftbridge.metadata.errors import MetadataError
+from liftbridge.metadata.model import StreamSettings
+from liftbridge.metadata.operations import CreateStream
+from liftbridge.metadata.placement import place
+from liftbridge.metadata.validation import resolve_replication_factor
+from liftbridge.proto import api_pb2
+
+ACTIVITY = "__activity"
+CURSORS = "__cursors"
+
+# Everything that is not the newest position of a cursor is read once more after a start, and only what is not
+# in the active segment is compacted: small segments bound both.
+CURSORS_SEGMENT_BYTES = 16 << 20
+
+CURSORS_SETTINGS = StreamSettings(
+    retention_max_bytes=0,
+    retention_max_messages=0,
+    retention_max_age_ms=0,
+    segment_max_bytes=CURSORS_SEGMENT_BYTES,
+    compact_enabled=True,
+    auto_pause_disable_if_subscribers=True,
+    optimistic_concurrency_control=False,
+)
+# A pause is an event, and an event resumes the stream: pausing by itself, it would do so for ever.
+ACTIVITY_SETTINGS = StreamSettings(auto_pause_time_ms=0, optimistic_concurrency_control=False)
+
+# How long the start of the server waits for the leaders of a new stream.
+LEADERS_SECONDS = 5.0
+# A partition may be paused again before it was of use; not for ever.
+RESUME_ATTEMPTS = 10
+
+logger = logging.getLogger("liftbridge")
+
+
+class InternalStreamError(Exception):
+    """A stream of the server's own cannot be created; the text says why and what to do."""
+
+
+class NotLeadingError(Exception):
+    """This server does not serve the partition; the text says why."""
+
+
+async def create_internal_streams(
+    config: Config, controller: Controller, streams: Streams, clock: Callable[[], int]
+) -> None:
+    """Create the streams that the configuration asks for and that do not exist; when this returns they lead.
+
+    `clock` gives ns since the epoch. Raises InternalStreamError.
+    """
+    cursors = config.cursors
+    if config.activity.stream_enabled and ACTIVITY not in controller.state.streams:
+        await _create(controller, streams, clock, ACTIVITY, "activity", 1, -1, ACTIVITY_SETTINGS)
+    existing = controller.state.streams.get(CURSORS)
+    if existing is not None:
+        if len(existing.partitions) != cursors.stream_partitions:
+            logger.warning(
+                "cursors.stream.partitions is %d, but stream %s exists with %d partitions and keeps them",
+                cursors.stream_partitions,
+                CURSORS,
+                len(existing.partitions),
+            )
+    elif cursors.stream_partitions:
+        await _create(
+            controller,
+            streams,
+            clock,
+            CURSORS,
+            "cursors",
+            cursors.stream_partitions,
+            cursors.stream_replication_factor,
+            CURSORS_SETTINGS,
+        )
+
+
+async def _create(
+    controller: Controller,
+    streams: Streams,
+    clock: Callable[[], int],
+    name: str,
+    token: str,
+    partitions: int,
+    replication_factor: int,
+    settings: StreamSettings,
+) -> None:
+    if partitions > streams.room:
+        raise InternalStreamError(
+            f"stream {name} cannot have {partitions} partitions: this server has room for {streams.room} "
+            "more; raise its limit of open files (ulimit -n), or lower the number"
+        )
+    brokers = [controller.broker]
+    try:
+        replicas = resolve_replication_factor(replication_factor, len(brokers))
+        await controller.propose(
+            CreateStream(
+                name=name,
+                subject=f"{controller.namespace}.{token}",
+                group="",
+                stream_id=uuid.uuid4(),
+                creation_ns=clock(),
+                settings=settings,
+                partitions=place(partitions, replicas, [controller.state.load(broker) for broker in brokers]),
+            )
+        )
+    except MetadataError as error:
+        raise InternalStreamError(f"stream {name} cannot be created: {error.text}") from error
+    logger.info("created stream %s with %d partitions", name, partitions)
+    with trio.move_on_after(LEADERS_SECONDS):
+        await streams.settled(controller.state.stream(name))
+
+
+Ready = Callable[[str, int], Awaitable[None]]
+"""Resumes a partition, of a stream by name, if it is paused. Raises MetadataError."""
+
+
+async def at_once(name: str, partition_id: int) -> None:
+    """The `Ready` of a server whose partitions are never paused."""
+
+
+class OwnPartitions:
+    """The partitions of the internal streams, for whoever uses them; `ready` resumes paused ones."""
+
+    def __init__(self, streams: Streams, ready: Ready = at_once) -> None:
+        self._streams = streams
+        self._ready = ready
+
+    def find(self, name: str, partition_id: int) -> Partition | None:
+        """A partition as it is now, None when there is none."""
+        return self._streams.partition(name, partition_id)
+
+    async def leading(self, name: str, partition_id: int) -> Partition:
+        """A partition, once it leads and NATS delivers to it; a paused one is resumed first.
+
+        Raises LookupError when there is no such partition, NotLeadingError when this server does not lead it.
+        """
+        partition = self.find(name, partition_id)
+        for _ in range(RESUME_ATTEMPTS):
+            if partition is None:
+                raise LookupError(f"there is no partition {partition_id} of stream {name}")
+            if partition.model.paused:
+                try:
+                    await self._ready(name, partition_id)
+                except MetadataError as error:
+                    raise NotLeadingError(error.text) from error
+                partition = self.find(name, partition_id)
+                continue
+            await partition.settled.wait()
+            if partition.state is State.LEADING:
+                return partition
+            if not partition.model.paused:
+                break
+        assert partition is not None, "it was there a moment ago"
+        why = f": {partition.reason}" if partition.reason else ""
+        raise NotLeadingError(f"partition {partition_id} of stream {name} is {partition.state.value}{why}")
+
+
+def messages_in(frames: bytes) -> Iterator[api_pb2.Message]:
+    """The messages in what `Log.read_frames` returns."""
+    at = 0
+    while at < len(frames):
+        end = at + 5 + int.from_bytes(frames[at + 1 : at + 5], "big")
+        yield api_pb2.Message.FromString(frames[at + 5 : end])
+        at = end
