@@ -12,9 +12,15 @@ class OperationKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OPERATION_UNSPECIFIED: _ClassVar[OperationKind]
     CREATE_STREAM: _ClassVar[OperationKind]
     DELETE_STREAM: _ClassVar[OperationKind]
+    PAUSE_STREAM: _ClassVar[OperationKind]
+    RESUME_STREAM: _ClassVar[OperationKind]
+    SET_STREAM_READONLY: _ClassVar[OperationKind]
 OPERATION_UNSPECIFIED: OperationKind
 CREATE_STREAM: OperationKind
 DELETE_STREAM: OperationKind
+PAUSE_STREAM: OperationKind
+RESUME_STREAM: OperationKind
+SET_STREAM_READONLY: OperationKind
 
 class ServerState(_message.Message):
     __slots__ = ("server_id", "cluster_id", "crc")
@@ -104,8 +110,48 @@ class DeleteStream(_message.Message):
     stream_id: bytes
     def __init__(self, name: _Optional[str] = ..., stream_id: _Optional[bytes] = ...) -> None: ...
 
+class PauseStream(_message.Message):
+    __slots__ = ("name", "stream_id", "partitions", "resume_all", "time_ns")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    RESUME_ALL_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    stream_id: bytes
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    resume_all: bool
+    time_ns: int
+    def __init__(self, name: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ..., resume_all: bool = ..., time_ns: _Optional[int] = ...) -> None: ...
+
+class ResumeStream(_message.Message):
+    __slots__ = ("name", "stream_id", "partitions", "time_ns")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    stream_id: bytes
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    time_ns: int
+    def __init__(self, name: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ..., time_ns: _Optional[int] = ...) -> None: ...
+
+class SetStreamReadonly(_message.Message):
+    __slots__ = ("name", "stream_id", "partitions", "readonly", "time_ns")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    READONLY_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    stream_id: bytes
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    readonly: bool
+    time_ns: int
+    def __init__(self, name: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ..., readonly: bool = ..., time_ns: _Optional[int] = ...) -> None: ...
+
 class PartitionState(_message.Message):
-    __slots__ = ("replicas", "isr", "leader", "leader_epoch", "epoch", "paused", "readonly")
+    __slots__ = ("replicas", "isr", "leader", "leader_epoch", "epoch", "paused", "readonly", "pause_first_ns", "pause_latest_ns", "readonly_first_ns", "readonly_latest_ns")
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     ISR_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
@@ -113,6 +159,10 @@ class PartitionState(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     READONLY_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_FIRST_NS_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_LATEST_NS_FIELD_NUMBER: _ClassVar[int]
+    READONLY_FIRST_NS_FIELD_NUMBER: _ClassVar[int]
+    READONLY_LATEST_NS_FIELD_NUMBER: _ClassVar[int]
     replicas: _containers.RepeatedScalarFieldContainer[str]
     isr: _containers.RepeatedScalarFieldContainer[str]
     leader: str
@@ -120,7 +170,11 @@ class PartitionState(_message.Message):
     epoch: int
     paused: bool
     readonly: bool
-    def __init__(self, replicas: _Optional[_Iterable[str]] = ..., isr: _Optional[_Iterable[str]] = ..., leader: _Optional[str] = ..., leader_epoch: _Optional[int] = ..., epoch: _Optional[int] = ..., paused: bool = ..., readonly: bool = ...) -> None: ...
+    pause_first_ns: int
+    pause_latest_ns: int
+    readonly_first_ns: int
+    readonly_latest_ns: int
+    def __init__(self, replicas: _Optional[_Iterable[str]] = ..., isr: _Optional[_Iterable[str]] = ..., leader: _Optional[str] = ..., leader_epoch: _Optional[int] = ..., epoch: _Optional[int] = ..., paused: bool = ..., readonly: bool = ..., pause_first_ns: _Optional[int] = ..., pause_latest_ns: _Optional[int] = ..., readonly_first_ns: _Optional[int] = ..., readonly_latest_ns: _Optional[int] = ...) -> None: ...
 
 class StreamState(_message.Message):
     __slots__ = ("name", "subject", "group", "stream_id", "creation_ns", "settings", "partitions", "resume_all")
