@@ -62,7 +62,6 @@ def test_unknown_streams_and_groups_are_entries_not_errors(api):
         ({"partitions": -1}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"retentionMaxBytes": api_pb2.NullableInt64(value=-1)}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"encryption": api_pb2.NullableBool(value=True)}, grpc.StatusCode.FAILED_PRECONDITION),
-        ({"autoPauseTime": api_pb2.NullableInt64(value=5)}, grpc.StatusCode.FAILED_PRECONDITION),
     ],
 )
 def test_a_stream_that_cannot_be_is_refused(api, fields, expected):

@@ -25,6 +25,7 @@ from typing import Any
 import trio
 
 from liftbridge.broker.api import ApiServicer, Self
+from liftbridge.broker.autopause import AutoPause
 from liftbridge.broker.boot import BOOT_FILE, power_may_be_lost, remember_boot
 from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config, NatsConfig
@@ -32,12 +33,21 @@ from liftbridge.broker.controller import Controller
 from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.identity import DataDirectory
 from liftbridge.broker.ingest import Ingest
+from liftbridge.broker.pausing import Pausing
 from liftbridge.broker.publisher import Publisher
 from liftbridge.broker.streams import Streams
 from liftbridge.broker.tls import nats_ssl_context, server_ssl_context
 from liftbridge.log import Flusher, Throttle
 from liftbridge.metadata.model import Stream
-from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation
+from liftbridge.metadata.operations import (
+    CreateStream,
+    DeleteStream,
+    Operation,
+    PauseStream,
+    ResumeStream,
+    SetStreamReadonly,
+)
+from liftbridge.metadata.pausing import chosen_partitions
 from liftbridge.nats.bridge import BRIDGE
 from liftbridge.nats.connection import NatsConnection, NatsPermissionError
 from liftbridge.nats.embedded import EmbeddedNats
@@ -136,6 +146,7 @@ class Server:
                 await disk.start(cleaner.run)
                 space = DiskSpace(data.path, config.streams.disk_min_free)
                 await disk.start(space.run)
+                autopause = AutoPause()
                 power_lost = await trio.to_thread.run_sync(power_may_be_lost, data.path)
                 streams = Streams(
                     config,
@@ -148,14 +159,18 @@ class Server:
                     space=space,
                     routes=publisher.routes,
                     power_lost=power_lost,
+                    autopause=autopause,
+                    published=publisher.published,
                 )
                 controller.subscribe(_follow(streams))
                 await partitions.start(streams.run)
+                pausing = Pausing(controller, streams, time.time_ns)
+                partitions.start_soon(autopause.run, pausing.pause_idle)
                 await _remember_boot(data.path)
                 await _start_publisher(publisher)
                 health = HealthServicer()
                 own = Self(data.server_id, *config.advertised_address(port))
-                api = ApiServicer(config, own, controller, streams, publisher)
+                api = ApiServicer(config, own, controller, streams, publisher, pausing)
                 server = RpcServer(
                     [api.service, health.service],
                     limits=_limits(config),
@@ -279,6 +294,12 @@ def _follow(streams: Streams) -> Callable[[int, Operation, Stream], None]:
             streams.created(stream)
         elif isinstance(operation, DeleteStream):
             streams.deleted(stream)
+        elif isinstance(operation, PauseStream):
+            streams.paused(stream, chosen_partitions(stream, operation.partitions))
+        elif isinstance(operation, ResumeStream):
+            streams.resumed(stream, chosen_partitions(stream, operation.partitions))
+        elif isinstance(operation, SetStreamReadonly):
+            streams.readonly_set(stream, chosen_partitions(stream, operation.partitions))
 
     return on_operation
 

@@ -438,7 +438,6 @@ def _check_pair(one: str, one_value: object, other: str, other_value: object) ->
 
 
 _NOT_YET = {
-    "streams.auto.pause.time": "pausing idle partitions",
     "activity.stream.enabled": "the activity stream",
     "tls.client.authz.enabled": "authorization of clients",
     "clustering.raft.bootstrap.peers": "a cluster of several servers",
@@ -447,7 +446,6 @@ _NOT_YET = {
 
 def _refuse_what_is_missing(config: Config, given: Mapping[str, Setting]) -> None:
     wanted = {
-        "streams.auto.pause.time": config.streams.auto_pause_time,
         "activity.stream.enabled": config.activity.stream_enabled,
         "tls.client.authz.enabled": config.tls.client_authz_enabled,
         "clustering.raft.bootstrap.peers": config.clustering.raft_bootstrap_peers,

@@ -124,11 +124,22 @@ class Controller:
     async def propose(self, operation: Operation) -> Stream:
         """Carry out an operation: when this returns it is durable and applied, and all subscribers know.
 
-        Returns the stream as created, or as it was when deleted. Raises MetadataError: a precondition does
-        not hold, or INTERNAL when it could not be made durable.
+        Returns the stream as created or changed, or as it was when deleted. Raises MetadataError: a
+        precondition does not hold, or INTERNAL when it could not be made durable.
         """
         async with self._turn:
             return await self._commit(operation)
+
+    async def change(self, decide: Callable[[ClusterState], Operation | None]) -> Stream | None:
+        """Carry out the operation that `decide` makes of the state when it is its turn, so that nothing comes
+        in between; None when it finds nothing to do.
+
+        Returns and raises as `propose` does; what `decide` raises comes through.
+        """
+        self._require_leader()
+        async with self._turn:
+            operation = decide(self.state)
+            return None if operation is None else await self._commit(operation)
 
     async def create_stream(
         self,
@@ -194,11 +205,6 @@ class Controller:
             raise MetadataError(
                 MetadataCode.FAILED_PRECONDITION,
                 f"this server has no master key to encrypt the stream with: {self._encryption_refusal}",
-            )
-        if settings.auto_pause_time_ms:
-            raise MetadataError(
-                MetadataCode.FAILED_PRECONDITION,
-                "autoPauseTime is not available in this version of the server; leave it out",
             )
 
     def _require_leader(self) -> None:
