@@ -26,6 +26,7 @@ from calls import (
     until,
 )
 from harness import Server
+from publish_load import Load
 
 from liftbridge.proto import api_pb2
 
@@ -287,57 +288,6 @@ def test_a_paused_stream_is_deleted_and_created_anew(api):
 
 
 # -- under load ------------------------------------------------------------------------------------------
-
-
-class Load:
-    """PublishAsync of numbered messages, a window of them at a time, until it is told to stop."""
-
-    WINDOW = 500
-
-    def __init__(self, api, stream, partition=0):
-        self.acked = {}
-        self.sent = 0
-        self.errors = []
-        self._api, self._stream, self._partition = api, stream, partition
-        self._stop = threading.Event()
-        self._room = threading.Semaphore(self.WINDOW)
-        self._thread = threading.Thread(target=self._run)
-
-    def _requests(self):
-        while not self._stop.is_set():
-            self._room.acquire()
-            number = self.sent
-            self.sent += 1
-            yield api_pb2.PublishRequest(
-                stream=self._stream,
-                partition=self._partition,
-                value=b"%d" % number,
-                correlationId=f"{number}",
-                ackPolicy="ALL" if number % 2 else "LEADER",
-            )
-
-    def _run(self):
-        for answer in self._api.PublishAsync(self._requests(), timeout=2 * PATIENCE):
-            if answer.HasField("asyncError"):
-                self.errors.append(answer.asyncError)
-            else:
-                self.acked[int(answer.correlationId)] = answer.ack.offset
-            self._room.release()
-
-    def go_on(self, count):
-        """Wait for so many more acks."""
-        goal = len(self.acked) + count
-        until(lambda: len(self.acked) >= goal)
-
-    def __enter__(self):
-        self._thread.start()
-        self.go_on(100)
-        return self
-
-    def __exit__(self, *args):
-        self._stop.set()
-        self._room.release()
-        self._thread.join()
 
 
 def test_every_message_of_a_stream_that_is_paused_again_and_again_is_stored_in_order(api):

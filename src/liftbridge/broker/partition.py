@@ -109,6 +109,45 @@ class Partition:
     `place` stands for the partition, and for the messages in its log as they are now (`broker/frames.py`).
     """
 
+    # There may be thousands, and Python shares the names of at most 30 attributes among objects.
+    __slots__ = (
+        "_acks",
+        "_batch_waits",
+        "_clock",
+        "_closed",
+        "_directory",
+        "_flusher",
+        "_ingest",
+        "_keyring",
+        "_last_bounds",
+        "_log",
+        "_logger",
+        "_messages_before",
+        "_opened",
+        "_opening",
+        "_power_lost",
+        "_readers",
+        "_refused_batches",
+        "_sid",
+        "_sink",
+        "_space",
+        "_spawn",
+        "_storing",
+        "active_at",
+        "high_watermark",
+        "model",
+        "place",
+        "prefix",
+        "reason",
+        "received",
+        "settings",
+        "settled",
+        "state",
+        "stream",
+        "subject",
+        "subscribers",
+    )
+
     def __init__(
         self,
         stream: Stream,
