@@ -305,6 +305,23 @@ def test_every_message_of_a_stream_that_is_paused_again_and_again_is_stored_in_o
         assert values(stored) == [b"%d" % number for number in range(load.sent)]
 
 
+def test_publishers_that_did_not_resume_a_partition_wait_for_it_as_well(api):
+    stream = create(api)
+    with Load(api, stream) as first, Load(api, stream) as second, Load(api, stream) as third:
+        for _ in range(20):
+            pause(api, stream)
+            for load in (first, second, third):
+                load.go_on(20)
+    offsets = []
+    for load in (first, second, third):
+        assert not load.errors
+        own = [load.acked[number] for number in range(load.sent)]
+        assert own == sorted(own)
+        offsets += own
+    assert sorted(offsets) == list(range(first.sent + second.sent + third.sent))
+    assert len(read_all(api, stream)) == len(offsets)
+
+
 def test_a_subscriber_that_resubscribes_misses_nothing_under_pauses(api):
     stream = create(api)
     seen = []

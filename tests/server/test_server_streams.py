@@ -177,7 +177,7 @@ def test_synced_is_behind_written_where_acks_do_not_wait_for_the_disk(tmp_path, 
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize("method", ["PauseStream", "SetStreamReadonly", "SetCursor", "FetchCursor"])
+@pytest.mark.parametrize("method", ["SetCursor", "FetchCursor"])
 def test_what_is_not_there_yet_says_so(api, method):
     with pytest.raises(grpc.RpcError) as error:
         getattr(api, method)(getattr(api_pb2, method + "Request")(), timeout=10)

@@ -277,9 +277,11 @@ class Streams:
         Publishers have been told. What they had sent until then is with NATS first, and then, as NATS keeps
         the order, in front of the answer to a flush of the connection that receives it.
         """
-        with trio.move_on_after(DRAIN_SECONDS), contextlib.suppress(NatsUnavailableError):
-            await self._published()
-            await self._ingest.connection.flush()
+        with trio.move_on_after(DRAIN_SECONDS):
+            with contextlib.suppress(NatsUnavailableError):
+                await self._published()
+            with contextlib.suppress(NatsUnavailableError):
+                await self._ingest.connection.flush()
         async with trio.open_nursery() as nursery:
             for partition in partitions:
                 nursery.start_soon(self._end, partition)
@@ -345,7 +347,8 @@ class Streams:
             check_offsets=check_offsets,
             compact_partitions=own.compact_max_goroutines or server.compact_max_goroutines,
             min_isr=own.min_isr or self._config.clustering.min_insync_replicas,
-            auto_pause_time=_time(own.auto_pause_time_ms, server.auto_pause_time),
+            # The server's own streams say for themselves what they can do with.
+            auto_pause_time=_time(own.auto_pause_time_ms, 0 if reserved else server.auto_pause_time),
             auto_pause_disable_if_subscribers=(
                 server.auto_pause_disable_if_subscribers
                 if own.auto_pause_disable_if_subscribers is None
