@@ -18,7 +18,7 @@ import trio
 
 from liftbridge.broker.autopause import is_idle
 from liftbridge.broker.controller import Controller
-from liftbridge.broker.partition import Partition, State
+from liftbridge.broker.partition import Partition
 from liftbridge.broker.streams import Streams
 from liftbridge.metadata.model import Stream
 from liftbridge.metadata.operations import PauseStream, ResumeStream, SetStreamReadonly
@@ -101,7 +101,7 @@ class Pausing:
             partition = self._streams.partition(name, partition_id)
             if partition is None:
                 continue  # the state says so, too
-            if partition.state is not State.OPENING:
+            if partition.settled.is_set():  # leading is not enough: NATS may not deliver yet
                 self._streams.mark_route(partition)
                 return
             await partition.settled.wait()

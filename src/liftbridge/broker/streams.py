@@ -244,7 +244,7 @@ class Streams:
             return  # it was deleted, or another one has taken its place
         route = self.routes.get(partition.stream.name.encode())
         if route is not None:
-            waiting = partition.state in (State.PAUSED, State.OPENING)
+            waiting = partition.state is State.PAUSED or not partition.settled.is_set()
             route.mark(partition.model.id, readonly=partition.model.readonly, waiting=waiting)
 
     def _spawn(self, task: Callable[[], Awaitable[None]]) -> None:
