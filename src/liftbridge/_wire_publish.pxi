@@ -6,6 +6,7 @@ cdef enum:
     ERROR_BAD_REQUEST = 1
     ERROR_NOT_FOUND = 2
     ERROR_INTERNAL = 3
+    ERROR_READONLY = 4
     ERROR_INCORRECT_OFFSET = 5
     ERROR_ENCRYPTION = 6
     ERROR_PERMISSION_DENIED = 7
@@ -15,24 +16,46 @@ cdef enum:
     PUB_OVERHEAD = 160
     GRPC_PREFIX = 5
 
+cdef enum:
+    # Of a partition, in StreamRoute.flags.
+    ROUTE_READONLY = 1
+    ROUTE_WAITING = 2
+
 
 cdef class StreamRoute:
     """Where publishes to a stream go: what a publisher's server has to know of it.
 
     `subject` is the base subject; partition N > 0 is reached by `subject.N`. With `check_offsets` the stream
-    has optimistic concurrency control, and a publish has to ask for an ack.
+    has optimistic concurrency control, and a publish has to ask for an ack. Each partition may be readonly,
+    and may be waited for: it is paused or still opens, and a message sent to it now would be lost.
     """
 
     cdef readonly bytes name
     cdef readonly bytes subject
     cdef readonly int partitions
     cdef readonly bint check_offsets
+    cdef uint8_t* flags  # of each partition; NULL as long as none has any
 
     def __init__(self, bytes name, bytes subject, int partitions, bint check_offsets):
         self.name = name
         self.subject = subject
         self.partitions = partitions
         self.check_offsets = check_offsets
+
+    def __dealloc__(self):
+        free(self.flags)
+
+    def mark(self, int partition, *, bint readonly, bint waiting) -> None:
+        """Say what holds for a partition from now on, also for calls that know the route already."""
+        if not 0 <= partition < self.partitions:
+            raise IndexError(f"{self.name!r} has {self.partitions} partitions, not {partition}")
+        if self.flags == NULL:
+            if not readonly and not waiting:
+                return
+            self.flags = <uint8_t*> calloc(self.partitions, 1)
+            if self.flags == NULL:
+                raise MemoryError
+        self.flags[partition] = (ROUTE_READONLY if readonly else 0) | (ROUTE_WAITING if waiting else 0)
 
 
 cdef class RouteTable:
@@ -130,6 +153,9 @@ cdef class PublishCall:
     `permit`, when there is one, is asked with the name of a stream whether this call may publish to it: None
     is yes, bytes are the text of the refusal. It is asked once for a stream, and again when the version of the
     table has changed; `denied` counts the messages that were refused for it.
+
+    `waits_for` is the stream and the partition that `feed` has stopped at, because a message cannot be sent there yet;
+    None when it has not stopped.
     """
 
     cdef RouteTable table
@@ -144,6 +170,7 @@ cdef class PublishCall:
     cdef Bytes answers
     cdef readonly int64_t outstanding
     cdef readonly object owner
+    cdef readonly object waits_for
     cdef bint touched
     cdef bint first_only
     cdef public object permit
@@ -178,8 +205,11 @@ cdef class PublishCall:
         """Bytes of responses that wait to be sent to the client."""
         return self.answers.length
 
-    def feed(self, frames) -> None:
-        """Take publish requests as whole length-prefixed gRPC messages.
+    def feed(self, frames, str failure=None) -> int:
+        """Take publish requests as whole length-prefixed gRPC messages; returns how many bytes of them were taken.
+
+        Stops in front of a request whose partition is to be waited for, and says so in `waits_for`. When `failure` is
+        given, waiting for the first one was in vain, and the request is answered with that error.
 
         Raises ValueError when one of them is no PublishRequest; those in front of it are taken.
         """
@@ -188,6 +218,8 @@ cdef class PublishCall:
         cdef const uint8_t* end
         cdef size_t length
         cdef Request request
+        cdef bytes error = failure.encode() if failure is not None else None
+        self.waits_for = None
         PyObject_GetBuffer(frames, &view, PyBUF_SIMPLE)
         try:
             p = <const uint8_t*> view.buf
@@ -201,8 +233,11 @@ cdef class PublishCall:
                 p += GRPC_PREFIX
                 if decode_request(p, p + length, &request) < 0:
                     raise ValueError("not a PublishRequest")
-                self.publish(&request, p, p + length)
+                if self.publish(&request, p, p + length, error):
+                    return (p - GRPC_PREFIX) - <const uint8_t*> view.buf
+                error = None
                 p += length
+            return view.len
         finally:
             PyBuffer_Release(&view)
 
@@ -244,8 +279,10 @@ cdef class PublishCall:
             self.refusal = found
         return self.route
 
-    cdef int publish(self, Request* request, const uint8_t* p, const uint8_t* end) except -1:
+    cdef int publish(self, Request* request, const uint8_t* p, const uint8_t* end, bytes failure) except -1:
+        """Answer a request with an error or encode it; 1 when its partition has to be waited for."""
         cdef StreamRoute route = self.find(request)
+        cdef uint8_t flags
         if route is None:
             if self.refusal is not None:
                 self.denied += 1
@@ -253,6 +290,9 @@ cdef class PublishCall:
             return self.answer_error(request, ERROR_NOT_FOUND, b"no such stream")
         if request.partition < 0 or request.partition >= route.partitions:
             return self.answer_error(request, ERROR_NOT_FOUND, b"no such partition")
+        flags = route.flags[request.partition] if route.flags != NULL else 0
+        if flags & ROUTE_READONLY:
+            return self.answer_error(request, ERROR_READONLY, b"the partition is readonly")
         if route.check_offsets and request.policy == POLICY_NONE:
             return self.answer_error(
                 request, ERROR_BAD_REQUEST, b"stream with concurrency control must have AckPolicy set"
@@ -261,6 +301,11 @@ cdef class PublishCall:
             return self.answer_error(request, ERROR_BAD_REQUEST, b"unknown ack policy; it is LEADER, ALL or NONE")
         if not self.connected:
             return self.answer_error(request, ERROR_INTERNAL, b"the server has no connection to NATS")
+        if flags & ROUTE_WAITING:
+            if failure is not None:
+                return self.answer_error(request, ERROR_INTERNAL, failure)
+            self.waits_for = (route.name, <int> request.partition)
+            return 1
         return self.encode(request, route, p, end)
 
     cdef int encode(self, Request* request, StreamRoute route, const uint8_t* p, const uint8_t* end) except -1:

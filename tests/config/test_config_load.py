@@ -47,7 +47,7 @@ ORIGINAL: dict[str, tuple[str, Callable[[Config], object], object]] = {
     "streams.segment.max.age": ("1m", lambda c: c.streams.segment_max_age, MINUTE),
     "streams.compact.enabled": ("true", lambda c: c.streams.compact_enabled, True),
     "streams.compact.max.goroutines": ("2", lambda c: c.streams.compact_max_goroutines, 2),
-    "streams.auto.pause.time": ("0", lambda c: c.streams.auto_pause_time, 0),
+    "streams.auto.pause.time": ("5m", lambda c: c.streams.auto_pause_time, 5 * MINUTE),
     "streams.auto.pause.disable.if.subscribers": (
         "true",
         lambda c: c.streams.auto_pause_disable_if_subscribers,
@@ -350,7 +350,6 @@ def test_mistakes_in_a_file_are_named(load_text: Load, text: str, message: str) 
 @pytest.mark.parametrize(
     ("text", "key", "value"),
     [
-        ("streams: {auto.pause.time: 5m}", "streams.auto.pause.time", "5m"),
         ("clustering.raft.bootstrap.peers: [a, b]", "clustering.raft.bootstrap.peers", "a, b"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Sequence
 
@@ -9,7 +10,14 @@ from hypothesis import strategies as st
 
 from liftbridge.metadata.errors import MetadataError
 from liftbridge.metadata.model import StreamSettings
-from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation
+from liftbridge.metadata.operations import (
+    CreateStream,
+    DeleteStream,
+    Operation,
+    PauseStream,
+    ResumeStream,
+    SetStreamReadonly,
+)
 from liftbridge.metadata.placement import Placement
 from liftbridge.metadata.state import ClusterState
 
@@ -67,10 +75,39 @@ deletes = st.builds(DeleteStream, name=st.sampled_from(NAMES), stream_id=stream_
 # A delete that means a stream by name, with the UUID it has when its turn comes.
 deletes_by_name = st.sampled_from(NAMES)
 
-histories = st.lists(creates | deletes | deletes_by_name, max_size=20)
+# Few enough that most are there, and some are not.
+partition_ids = st.lists(st.integers(0, 2) | int32s, max_size=3).map(tuple)
+pauses = st.builds(
+    PauseStream,
+    name=st.sampled_from(NAMES),
+    stream_id=stream_ids,
+    partitions=partition_ids,
+    resume_all=st.booleans(),
+    time_ns=int64s,
+)
+resumes = st.builds(
+    ResumeStream,
+    name=st.sampled_from(NAMES),
+    stream_id=stream_ids,
+    partitions=partition_ids,
+    time_ns=int64s,
+)
+readonlys = st.builds(
+    SetStreamReadonly,
+    name=st.sampled_from(NAMES),
+    stream_id=stream_ids,
+    partitions=partition_ids,
+    readonly=st.booleans(),
+    time_ns=int64s,
+)
+of_partitions = pauses | resumes | readonlys
+# They mean the stream that has the name when their turn comes.
+of_partitions_by_name = of_partitions.map(lambda operation: ("by name", operation))
+
+histories = st.lists(creates | deletes | deletes_by_name | of_partitions | of_partitions_by_name, max_size=20)
 
 
-def run(history: Sequence[Operation | str]) -> list[tuple[ClusterState, Operation]]:
+def run(history: Sequence[Operation | str | tuple[str, Operation]]) -> list[tuple[ClusterState, Operation]]:
     """Apply a history to a new state; each accepted operation with the state before it, then the end."""
     state = ClusterState()
     accepted = []
@@ -79,6 +116,11 @@ def run(history: Sequence[Operation | str]) -> list[tuple[ClusterState, Operatio
             if step not in state.streams:
                 continue
             step = DeleteStream(step, state.streams[step].stream_id)
+        if isinstance(step, tuple):
+            step = step[1]
+            if step.name not in state.streams:
+                continue
+            step = dataclasses.replace(step, stream_id=state.streams[step.name].stream_id)
         before = copy_of(state)
         try:
             state.apply(state.applied_index + 1, step)

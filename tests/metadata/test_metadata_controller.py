@@ -77,7 +77,6 @@ async def test_a_stream_survives_a_restart(data):
         ({"name": "taken"}, MetadataCode.ALREADY_EXISTS),
         ({"settings": StreamSettings(encryption=True)}, MetadataCode.FAILED_PRECONDITION),
         ({"settings": StreamSettings(sync_policy="often")}, MetadataCode.INVALID_ARGUMENT),
-        ({"settings": StreamSettings(auto_pause_time_ms=1)}, MetadataCode.FAILED_PRECONDITION),
     ],
 )
 async def test_what_is_refused_never_reaches_the_journal(data, changes, code):

@@ -46,8 +46,8 @@ def test_counts_follow_from_the_streams(history):
     for broker in BROKERS:
         assert state.load(broker) == BrokerLoad(
             broker,
-            sum(broker in partition.replicas for partition in partitions),
-            sum(broker == partition.leader for partition in partitions),
+            sum(broker in partition.replicas for partition in partitions if not partition.paused),
+            sum(broker == partition.leader for partition in partitions if not partition.paused),
         )
     for stream in state.streams.values():
         assert state.stream_by_id(stream.stream_id) is stream

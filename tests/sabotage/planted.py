@@ -52,6 +52,10 @@ def _log(*names: str) -> tuple[str, ...]:
     return tuple(f"tests/log/test_log_{name}" for name in names)
 
 
+def _server(*names: str) -> tuple[str, ...]:
+    return tuple(f"tests/server/test_server_{name}" for name in names)
+
+
 SYNCING = (
     Bug(
         "sync-does-nothing",
@@ -754,4 +758,61 @@ INTERNAL_STREAMS = (
     ),
 )
 
-BUGS = SYNCING + RECOVERY + CHECKS + READING + REMOVING + COMPACTING + SECURITY + GROUPS + INTERNAL_STREAMS
+
+PAUSING = (
+    Bug(
+        "pause-without-flush",
+        "a pause closes the partition while messages that were published before are on their way",
+        "broker/streams.py",
+        "with trio.move_on_after(DRAIN_SECONDS):",
+        "with trio.move_on_after(0):",
+        _server("pause.py::test_every_message_of_a_stream_that_is_paused_again_and_again_is_stored_in_order"),
+    ),
+    Bug(
+        "publish-to-what-opens",
+        "a publish does not wait until NATS delivers to the partition that was resumed",
+        "broker/pausing.py",
+        "            if partition.settled.is_set():",
+        "            if partition.state:",
+        _server("pause.py::test_a_publish_without_a_deadline_resumes_as_well"),
+    ),
+    Bug(
+        "readonly-forgotten",
+        "a readonly partition takes messages from NATS when it was opened anew",
+        "broker/partition.py",
+        "        self._sink.readonly = self.model.readonly\n",
+        "        self._sink.readonly = False\n",
+        _server("readonly.py::test_readonly_survives"),
+    ),
+    Bug(
+        "resume-all-kept",
+        "resumeAll of a pause holds for later ones, too",
+        "metadata/pausing.py",
+        "isinstance(operation, PauseStream) and operation.resume_all",
+        "stream.resume_all or isinstance(operation, PauseStream) and operation.resume_all",
+        (
+            "tests/metadata/test_metadata_pausing.py::test_each_pause_replaces_resume_all_and_each_resume_clears_it",
+        ),
+    ),
+    Bug(
+        "paused-for-being-busy",
+        "a partition is paused its time after it began, whatever it has received since",
+        "broker/partition.py",
+        "        self.active_at = time.monotonic()\n        if self.settings.batch_max_time",
+        "        if self.settings.batch_max_time",
+        _server("pause.py::test_a_busy_partition_is_not_paused"),
+    ),
+)
+
+BUGS = (
+    SYNCING
+    + RECOVERY
+    + CHECKS
+    + READING
+    + REMOVING
+    + COMPACTING
+    + SECURITY
+    + GROUPS
+    + INTERNAL_STREAMS
+    + PAUSING
+)

@@ -6,10 +6,12 @@ import uuid
 import pytest
 
 from liftbridge._wire import RouteTable
+from liftbridge.broker.autopause import AutoPause
 from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import load
 from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
+from liftbridge.broker.publisher import at_once
 from liftbridge.broker.streams import Streams
 from liftbridge.log import Flusher, Throttle
 from liftbridge.metadata.model import StreamSettings
@@ -41,6 +43,8 @@ def settings_of_a_partition(tmp_path, config, own):
         space=DiskSpace(tmp_path, 0),
         routes=RouteTable(),
         power_lost=False,
+        autopause=AutoPause(),
+        published=at_once,
     )
     streams.created(stream)
     return streams.partition("orders", 0).settings
@@ -49,6 +53,15 @@ def settings_of_a_partition(tmp_path, config, own):
 @pytest.fixture
 def resolve(tmp_path):
     return lambda config, **own: settings_of_a_partition(tmp_path, config, StreamSettings(**own))
+
+
+@pytest.mark.parametrize("own, expected", [(None, 60_000_000_000), (0, 0), (7, 7_000_000)])
+async def test_a_stream_has_an_auto_pause_of_its_own(resolve, own, expected):
+    config = {"streams.auto.pause.time": "1m", "streams.auto.pause.disable.if.subscribers": True}
+    assert resolve({}, auto_pause_time_ms=own).auto_pause_time == (expected if own else 0)
+    settings = resolve(config, auto_pause_time_ms=own)
+    assert (settings.auto_pause_time, settings.auto_pause_disable_if_subscribers) == (expected, True)
+    assert not resolve(config, auto_pause_disable_if_subscribers=False).auto_pause_disable_if_subscribers
 
 
 @pytest.mark.parametrize("policy", ["always", "interval", "never"])

@@ -62,7 +62,6 @@ def test_unknown_streams_and_groups_are_entries_not_errors(api):
         ({"partitions": -1}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"retentionMaxBytes": api_pb2.NullableInt64(value=-1)}, grpc.StatusCode.INVALID_ARGUMENT),
         ({"encryption": api_pb2.NullableBool(value=True)}, grpc.StatusCode.FAILED_PRECONDITION),
-        ({"autoPauseTime": api_pb2.NullableInt64(value=5)}, grpc.StatusCode.FAILED_PRECONDITION),
     ],
 )
 def test_a_stream_that_cannot_be_is_refused(api, fields, expected):
@@ -176,10 +175,3 @@ def test_synced_is_behind_written_where_acks_do_not_wait_for_the_disk(tmp_path, 
         assert server.stop() == 0
         assert positions(server.start().api()) == (2, 2, 0), "the stop has synced"
         assert server.stop() == 0
-
-
-@pytest.mark.parametrize("method", ["PauseStream", "SetStreamReadonly"])
-def test_what_is_not_there_yet_says_so(api, method):
-    with pytest.raises(grpc.RpcError) as error:
-        getattr(api, method)(getattr(api_pb2, method + "Request")(), timeout=10)
-    assert code(error) == grpc.StatusCode.UNIMPLEMENTED

@@ -145,6 +145,72 @@ def test_what_is_no_request_is_an_error(owner, data):
         owner.open().feed(data)
 
 
+def test_a_readonly_partition_is_told_from_the_others(owner):
+    call = owner.open()
+    route = owner.table.get(b"orders")
+    data = [
+        frame(api_pb2.PublishRequest(stream="orders", partition=n, correlationId=f"{n}")) for n in (0, 1, 2)
+    ]
+    for readonly in ((1,), (0, 2), ()):
+        for partition in range(3):
+            route.mark(partition, readonly=partition in readonly, waiting=False)
+        assert call.feed(b"".join(data)) == len(b"".join(data))
+        assert call.waits_for is None
+        answers = unframe(call.take_answers(), api_pb2.PublishResponse)
+        assert [answer.correlationId for answer in answers] == [f"{partition}" for partition in readonly]
+        for answer in answers:
+            assert answer.asyncError.code == api_pb2.PublishAsyncError.READONLY
+            assert answer.HasField("ack")
+        assert len(publishes(call.take_publishes())) == 3 - len(readonly)
+
+
+def test_a_partition_that_is_to_be_waited_for_stops_the_requests(owner):
+    call = owner.open()
+    route = owner.table.get(b"orders")
+    data = [
+        frame(api_pb2.PublishRequest(stream="orders", partition=n, value=b"%d" % n, correlationId=f"{n}"))
+        for n in (0, 1, 2, 1)
+    ]
+    whole = memoryview(b"".join(data))
+    call.feed(data[1])  # the call knows the route already
+    call.take_publishes()
+    route.mark(1, readonly=False, waiting=True)
+    taken = call.feed(whole)
+    assert (taken, call.waits_for) == (len(data[0]), (b"orders", 1))
+    assert [subject for subject, _ in publishes(call.take_publishes())] == ["shop.orders"]
+    # Nothing has changed: it stops at the same place, and nothing is sent twice.
+    assert (call.feed(whole[taken:]), call.waits_for) == (0, (b"orders", 1))
+    assert (call.take_publishes(), call.take_answers()) == (b"", b"")
+    # Waiting was in vain for the first one; the next one waits anew.
+    more = call.feed(whole[taken:], "the disk is gone")
+    assert (more, call.waits_for) == (len(data[1]) + len(data[2]), (b"orders", 1))
+    (answer,) = unframe(call.take_answers(), api_pb2.PublishResponse)
+    assert answer.asyncError == api_pb2.PublishAsyncError(code="INTERNAL", message="the disk is gone")
+    assert answer.correlationId == "1"
+    assert [subject for subject, _ in publishes(call.take_publishes())] == ["shop.orders.2"]
+    route.mark(1, readonly=False, waiting=False)
+    # A failure that was overtaken by a resume refuses nothing.
+    assert call.feed(whole[taken + more :], "the disk is gone") == len(data[3])
+    assert call.waits_for is None
+    assert [subject for subject, _ in publishes(call.take_publishes())] == ["shop.orders.1"]
+    assert call.take_answers() == b""
+
+
+def test_a_readonly_partition_is_not_waited_for(owner):
+    call = owner.open()
+    owner.table.get(b"strict").mark(0, readonly=True, waiting=True)
+    call.feed(frame(api_pb2.PublishRequest(stream="strict", ackPolicy="NONE")))
+    assert call.waits_for is None
+    (answer,) = unframe(call.take_answers(), api_pb2.PublishResponse)
+    assert answer.asyncError.code == api_pb2.PublishAsyncError.READONLY
+
+
+@pytest.mark.parametrize("partition", [-1, 3])
+def test_a_partition_that_is_not_there_cannot_be_marked(owner, partition):
+    with pytest.raises(IndexError):
+        owner.table.get(b"orders").mark(partition, readonly=True, waiting=False)
+
+
 def test_a_deleted_stream_is_not_published_to(owner):
     call = owner.open()
     request = frame(api_pb2.PublishRequest(stream="orders"))

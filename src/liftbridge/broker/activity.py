@@ -30,12 +30,13 @@ from liftbridge.broker.config import ActivityConfig
 from liftbridge.broker.controller import METADATA_DIRECTORY, Controller
 from liftbridge.broker.durable import replace_file
 from liftbridge.broker.internal_publisher import InternalPublisher, NotStoredError, TooLargeError
-from liftbridge.broker.internal_streams import ACTIVITY, NotLeadingError, OwnPartitions, messages_in
+from liftbridge.broker.internal_streams import NotLeadingError, OwnPartitions, messages_in
 from liftbridge.broker.partition import Partition
 from liftbridge.broker.publisher import Signal
 from liftbridge.log import LogError
 from liftbridge.metadata.activity import abridged, event_of
 from liftbridge.metadata.operations import Operation, OperationError
+from liftbridge.metadata.validation import ACTIVITY_STREAM
 from liftbridge.proto import api_pb2
 
 # In the directory of the metadata.
@@ -161,7 +162,7 @@ class Activity:
             await trio.sleep(pause)
 
     async def _publish_once(self, event: api_pb2.ActivityStreamEvent) -> None:
-        partition = await self._partitions.leading(ACTIVITY, 0)
+        partition = await self._partitions.leading(ACTIVITY_STREAM, 0)
         value = event.SerializeToString()
         await self._publisher.publish(partition.stream, 0, value=value, policy=self._policy)
 
@@ -172,7 +173,7 @@ class Activity:
         stored = await trio.to_thread.run_sync(self._load)
         for pause in _pauses():
             try:
-                partition = await self._partitions.leading(ACTIVITY, 0)
+                partition = await self._partitions.leading(ACTIVITY_STREAM, 0)
                 newest = await trio.to_thread.run_sync(
                     _newest_event, partition, self._controller.state.applied_index
                 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 import trio
 
@@ -20,6 +21,7 @@ from liftbridge.broker.cursors import Cursors
 from liftbridge.broker.frames import FrameCache
 from liftbridge.broker.groups import ConsumerGroups
 from liftbridge.broker.partition import Partition, State
+from liftbridge.broker.pausing import NoRoomError, Pausing
 from liftbridge.broker.publisher import (
     Call,
     NatsPermissionError,
@@ -27,9 +29,11 @@ from liftbridge.broker.publisher import (
     NotAnAckError,
     Publisher,
     PublishRefusedError,
+    Ready,
+    at_once,
 )
 from liftbridge.broker.streams import Streams
-from liftbridge.broker.subscriptions import deliver, ended, resolve
+from liftbridge.broker.subscriptions import deliver, ended, refuse_paused, resolve
 from liftbridge.metadata.errors import MetadataError
 from liftbridge.metadata.groups import check_ids
 from liftbridge.metadata.model import Stream, settings_of_request
@@ -62,6 +66,7 @@ class ApiServicer(api_grpc.APIServicer):
         controller: Controller,
         streams: Streams,
         publisher: Publisher,
+        pausing: Pausing,
         cursors: Cursors,
         groups: ConsumerGroups,
         authorizer: Authorizer | None = None,
@@ -71,6 +76,7 @@ class ApiServicer(api_grpc.APIServicer):
         self._controller = controller
         self._streams = streams
         self._publisher = publisher
+        self._pausing = pausing
         self._cursors = cursors
         self._groups = groups
         self._authorizer = authorizer
@@ -110,6 +116,28 @@ class ApiServicer(api_grpc.APIServicer):
         except MetadataError as error:
             raise _status(error) from error
         return api_pb2.DeleteStreamResponse()
+
+    async def PauseStream(
+        self, input_message: api_pb2.PauseStreamRequest, request: Request
+    ) -> api_pb2.PauseStreamResponse:
+        try:
+            await self._pausing.pause(
+                input_message.name, input_message.partitions, resume_all=input_message.resumeAll
+            )
+        except MetadataError as error:
+            raise _status(error) from error
+        return api_pb2.PauseStreamResponse()
+
+    async def SetStreamReadonly(
+        self, input_message: api_pb2.SetStreamReadonlyRequest, request: Request
+    ) -> api_pb2.SetStreamReadonlyResponse:
+        try:
+            await self._pausing.set_readonly(
+                input_message.name, input_message.partitions, readonly=input_message.readonly
+            )
+        except MetadataError as error:
+            raise _status(error) from error
+        return api_pb2.SetStreamReadonlyResponse()
 
     # -- metadata --------------------------------------------------------------------------------------
 
@@ -184,7 +212,11 @@ class ApiServicer(api_grpc.APIServicer):
         entry.messagesReceivedTimestamps.latestTimestamp = partition.received.latest
         # Present, and empty, as long as nothing was paused or made readonly.
         entry.pauseTimestamps.SetInParent()
+        entry.pauseTimestamps.firstTimestamp = model.pause_times.first_ns
+        entry.pauseTimestamps.latestTimestamp = model.pause_times.latest_ns
         entry.readonlyTimestamps.SetInParent()
+        entry.readonlyTimestamps.firstTimestamp = model.readonly_times.first_ns
+        entry.readonlyTimestamps.latestTimestamp = model.readonly_times.latest_ns
 
     # -- subscribing -----------------------------------------------------------------------------------
 
@@ -198,8 +230,14 @@ class ApiServicer(api_grpc.APIServicer):
             except MetadataError as error:
                 raise _status(error) from error
         partition = self._find(input_message.stream, input_message.partition)
+        if input_message.resume:
+            await self._resume_to_read(input_message.stream, input_message.partition)
+            partition = self._find(input_message.stream, input_message.partition)
         while partition.state is State.OPENING:
             await partition.settled.wait()
+        if partition.state is State.PAUSED:
+            async for frames in refuse_paused(partition):
+                yield frames
         if partition.state is not State.LEADING:
             raise ended(partition)
         if consumer.groupId:
@@ -210,6 +248,14 @@ class ApiServicer(api_grpc.APIServicer):
         async with aclosing(batches):
             async for frames in batches:
                 yield frames
+
+    async def _resume_to_read(self, stream: str, partition_id: int) -> None:
+        try:
+            await self._pausing.ready(stream, partition_id)
+        except MetadataError as error:
+            raise _status(error) from error
+        except NoRoomError as error:
+            raise rpc_error(StatusCode.INTERNAL, str(error)) from error
 
     def _find(self, stream: str, partition_id: int) -> Partition:
         partition = self._streams.partition(stream, partition_id)
@@ -265,11 +311,14 @@ class ApiServicer(api_grpc.APIServicer):
             correlationId=input_message.correlationId,
             ackPolicy=input_message.ackPolicy,
         )
-        ack = await self._publish(subject, message, request)
+        ready = partial(self._pausing.ready, input_message.stream, input_message.partition)
+        ack = await self._publish(subject, message, request, ready)
         if ack is None:
             return api_pb2.PublishResponse()
         if ack.ackError != api_pb2.Ack.OK:
             partition = self._streams.partition(input_message.stream, input_message.partition)
+            if partition is not None and partition.model.readonly and ack.ackError == api_pb2.Ack.UNKNOWN:
+                raise _readonly(partition.stream.name, partition.model.id)
             raise _refusal(ack, partition.refusal if partition is not None else "")
         return api_pb2.PublishResponse(ack=ack)
 
@@ -303,6 +352,8 @@ class ApiServicer(api_grpc.APIServicer):
                 StatusCode.NOT_FOUND,
                 f"No such partition: stream {shown(message.stream)} has no partition {message.partition}",
             )
+        if stream.partitions[message.partition].readonly:
+            raise _readonly(stream.name, message.partition)
         route = self._streams.routes.get(message.stream.encode())
         if route is not None and route.check_offsets and message.ackPolicy == api_pb2.NONE:
             raise rpc_error(
@@ -310,8 +361,11 @@ class ApiServicer(api_grpc.APIServicer):
             )
         return stream
 
-    async def _publish(self, subject: str, message: api_pb2.Message, request: Request) -> api_pb2.Ack | None:
-        """Publish, and wait for the ack when the message wants one and the caller has a deadline."""
+    async def _publish(
+        self, subject: str, message: api_pb2.Message, request: Request, ready: Ready = at_once
+    ) -> api_pb2.Ack | None:
+        """Publish when `ready` has returned; wait for the ack when the message wants one and the caller has a
+        deadline."""
         if message.ackPolicy not in api_pb2.AckPolicy.values():
             raise rpc_error(
                 StatusCode.INVALID_ARGUMENT,
@@ -321,11 +375,13 @@ class ApiServicer(api_grpc.APIServicer):
             if message.ackInbox:
                 check_ack_inbox(message.ackInbox.encode())
             if message.ackPolicy == api_pb2.NONE or not request.context.has_deadline:
-                await self._publisher.publish(subject, message)
+                await self._publisher.publish(subject, message, ready)
                 return None
-            return await self._publisher.publish_and_wait(subject, message)
+            return await self._publisher.publish_and_wait(subject, message, ready)
         except MetadataError as error:
             raise _status(error) from error
+        except NoRoomError as error:
+            raise rpc_error(StatusCode.RESOURCE_EXHAUSTED, str(error)) from error
         except (PublishRefusedError, NatsUnavailableError, NatsPermissionError, NotAnAckError) as error:
             raise rpc_error(StatusCode.UNKNOWN, str(error)) from error
 
@@ -355,9 +411,19 @@ class ApiServicer(api_grpc.APIServicer):
     async def _take_requests(self, call: Call, requests: AsyncIterator[Frames]) -> None:
         async for frames in requests:
             try:
-                await self._publisher.send_requests(call, frames.data)
+                await self._publisher.send_requests(call, frames.data, self._wait_ready)
             except ValueError as error:
                 raise rpc_error(StatusCode.INTERNAL, f"the call is broken: {error}") from error
+
+    async def _wait_ready(self, stream: bytes, partition_id: int) -> str | None:
+        """Resume a partition for PublishAsync; returns why it could not be."""
+        try:
+            await self._pausing.ready(stream.decode(), partition_id)
+        except MetadataError as error:
+            return error.text
+        except NoRoomError as error:
+            return str(error)
+        return None
 
     async def _send_answers(self, call: Call, request: Request) -> None:
         """Send answers as they come, until the call is closing and none are left."""
@@ -434,6 +500,14 @@ _CODES = {code.name: code for code in StatusCode}
 def _status(error: MetadataError) -> RpcFailedError:
     """The gRPC status of a refused metadata operation."""
     return rpc_error(_CODES[error.code.name], error.text)
+
+
+def _readonly(stream: str, partition_id: int) -> RpcFailedError:
+    """The status of a publish to a partition that takes no messages."""
+    return rpc_error(
+        StatusCode.FAILED_PRECONDITION,
+        f"partition {partition_id} of stream {stream!r} is readonly; SetStreamReadonly makes it writable",
+    )
 
 
 def _refusal(ack: api_pb2.Ack, reason: str) -> RpcFailedError:

@@ -29,6 +29,7 @@ import trio
 from liftbridge.broker.activity import Activity
 from liftbridge.broker.api import ApiServicer, Self
 from liftbridge.broker.authz import Audit, Authorizer, AuthzFileError
+from liftbridge.broker.autopause import AutoPause
 from liftbridge.broker.boot import BOOT_FILE, power_may_be_lost, remember_boot
 from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config, NatsConfig
@@ -40,13 +41,22 @@ from liftbridge.broker.identity import DataDirectory
 from liftbridge.broker.ingest import Ingest
 from liftbridge.broker.internal_publisher import InternalPublisher
 from liftbridge.broker.internal_streams import OwnPartitions, create_internal_streams
+from liftbridge.broker.pausing import Pausing
 from liftbridge.broker.publisher import Publisher
 from liftbridge.broker.reload import Reloader
 from liftbridge.broker.streams import Streams
 from liftbridge.broker.tls import nats_ssl_context, server_ssl_context
 from liftbridge.log import Flusher, Throttle
 from liftbridge.metadata.model import Stream
-from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation
+from liftbridge.metadata.operations import (
+    CreateStream,
+    DeleteStream,
+    Operation,
+    PauseStream,
+    ResumeStream,
+    SetStreamReadonly,
+)
+from liftbridge.metadata.pausing import chosen_partitions
 from liftbridge.metadata.state import Outcome
 from liftbridge.nats.bridge import BRIDGE
 from liftbridge.nats.connection import NatsConnection, NatsPermissionError
@@ -154,6 +164,7 @@ class Server:
                 await disk.start(cleaner.run)
                 space = DiskSpace(data.path, config.streams.disk_min_free)
                 await disk.start(space.run)
+                autopause = AutoPause()
                 power_lost = await trio.to_thread.run_sync(power_may_be_lost, data.path)
                 streams = Streams(
                     config,
@@ -166,14 +177,18 @@ class Server:
                     space=space,
                     routes=publisher.routes,
                     power_lost=power_lost,
+                    autopause=autopause,
+                    published=publisher.published,
                 )
                 controller.subscribe(_follow(streams))
                 await partitions.start(streams.run)
+                pausing = Pausing(controller, streams, time.time_ns)
+                partitions.start_soon(autopause.run, pausing.pause_idle)
                 await _remember_boot(data.path)
                 internal_publisher = InternalPublisher(publisher, config.clustering.namespace)
                 await _start_publisher(publisher, internal_publisher)
                 await create_internal_streams(config, controller, streams, time.time_ns)
-                own_partitions = OwnPartitions(streams)
+                own_partitions = OwnPartitions(streams, pausing.ready)
                 cursors = Cursors(
                     controller.state, own_partitions, internal_publisher, config.cursors.index_max_bytes
                 )
@@ -188,7 +203,9 @@ class Server:
                 await members.start(groups.run)
                 health = HealthServicer()
                 own = Self(data.server_id, *config.advertised_address(port))
-                api = ApiServicer(config, own, controller, streams, publisher, cursors, groups, authorizer)
+                api = ApiServicer(
+                    config, own, controller, streams, publisher, pausing, cursors, groups, authorizer
+                )
                 server = RpcServer(
                     [api.service, health.service],
                     limits=_limits(config),
@@ -331,11 +348,18 @@ async def _start_publisher(publisher: Publisher, internal_publisher: InternalPub
 
 def _follow(streams: Streams) -> Callable[[int, Operation, Outcome], None]:
     def on_operation(index: int, operation: Operation, outcome: Outcome) -> None:
-        if isinstance(outcome, Stream):
-            if isinstance(operation, CreateStream):
-                streams.created(outcome)
-            elif isinstance(operation, DeleteStream):
-                streams.deleted(outcome)
+        if not isinstance(outcome, Stream):
+            return
+        if isinstance(operation, CreateStream):
+            streams.created(outcome)
+        elif isinstance(operation, DeleteStream):
+            streams.deleted(outcome)
+        elif isinstance(operation, PauseStream):
+            streams.paused(outcome, chosen_partitions(outcome, operation.partitions))
+        elif isinstance(operation, ResumeStream):
+            streams.resumed(outcome, chosen_partitions(outcome, operation.partitions))
+        elif isinstance(operation, SetStreamReadonly):
+            streams.readonly_set(outcome, chosen_partitions(outcome, operation.partitions))
 
     return on_operation
 

@@ -477,14 +477,12 @@ def _check_pair(one: str, one_value: object, other: str, other_value: object) ->
 
 
 _NOT_YET = {
-    "streams.auto.pause.time": "pausing idle partitions",
     "clustering.raft.bootstrap.peers": "a cluster of several servers",
 }
 
 
 def _refuse_what_is_missing(config: Config, given: Mapping[str, Setting]) -> None:
     wanted = {
-        "streams.auto.pause.time": config.streams.auto_pause_time,
         "clustering.raft.bootstrap.peers": config.clustering.raft_bootstrap_peers,
     }
     for key, feature in _NOT_YET.items():

@@ -127,17 +127,20 @@ class Controller:
         Returns what `ClusterState.apply` does. Raises MetadataError: a precondition does not hold, or
         INTERNAL when it could not be made durable.
         """
-        return await self.decide(lambda: operation)
+        outcome = await self.change(lambda _: operation)
+        assert outcome is not None
+        return outcome
 
-    async def decide(self, make: Callable[[], Operation]) -> Outcome:
-        """Carry out the operation that `make` returns when its turn has come: it looks at the state that the
-        operation will be applied to.
+    async def change(self, decide: Callable[[ClusterState], Operation | None]) -> Outcome | None:
+        """Carry out the operation that `decide` makes of the state when it is its turn, so that nothing comes
+        in between; None when it finds nothing to do.
 
-        Returns and raises as `propose`, and whatever `make` raises.
+        Returns and raises as `propose` does; what `decide` raises comes through.
         """
         async with self._turn:
             self._require_leader()
-            return await self._commit(make())
+            operation = decide(self.state)
+            return None if operation is None else await self._commit(operation)
 
     async def create_stream(
         self,
@@ -215,11 +218,6 @@ class Controller:
             raise MetadataError(
                 MetadataCode.FAILED_PRECONDITION,
                 f"this server has no master key to encrypt the stream with: {self._encryption_refusal}",
-            )
-        if settings.auto_pause_time_ms:
-            raise MetadataError(
-                MetadataCode.FAILED_PRECONDITION,
-                "autoPauseTime is not available in this version of the server; leave it out",
             )
 
     def _require_leader(self) -> None:

@@ -30,12 +30,12 @@ import trio
 
 from liftbridge.broker.cursor_index import CursorIndex, CursorsDamagedError
 from liftbridge.broker.internal_publisher import InternalPublisher, NotStoredError
-from liftbridge.broker.internal_streams import CURSORS, NotLeadingError, OwnPartitions
+from liftbridge.broker.internal_streams import NotLeadingError, OwnPartitions
 from liftbridge.broker.partition import Partition
 from liftbridge.log import LogClosedError, LogError
 from liftbridge.metadata.model import Stream
 from liftbridge.metadata.state import ClusterState
-from liftbridge.metadata.validation import shown
+from liftbridge.metadata.validation import CURSORS_STREAM, shown
 from liftbridge.proto import internal_pb2
 from liftbridge.rpc import StatusCode, rpc_error
 
@@ -90,7 +90,7 @@ class Cursors:
             cursors, number = self._find(key)
             stored_at = await self._store(cursors, number, key, value)
             # What an index does not hear of, it reads before it answers.
-            leader, index = self._partitions.find(CURSORS, number), self._indexes.get(number)
+            leader, index = self._partitions.find(CURSORS_STREAM, number), self._indexes.get(number)
             if leader is not None and index is not None and index.is_of(leader):
                 index.stored(stored_at, key, offset)
 
@@ -114,12 +114,12 @@ class Cursors:
 
     async def warm(self) -> None:
         """Build the indexes of all partitions, so that the first fetch after a start need not wait for it."""
-        cursors = self._state.streams.get(CURSORS)
+        cursors = self._state.streams.get(CURSORS_STREAM)
         for model in cursors.partitions if cursors is not None else ():
             if model.paused:
                 continue
             try:
-                await self._index(await self._partitions.leading(CURSORS, model.id)).catch_up()
+                await self._index(await self._partitions.leading(CURSORS_STREAM, model.id)).catch_up()
             except (LookupError, NotLeadingError):
                 continue
             except (LogError, OSError) as error:
@@ -128,17 +128,17 @@ class Cursors:
 
     def _find(self, key: bytes) -> tuple[Stream, int]:
         """The stream of the cursors, and the partition that a key belongs to."""
-        cursors = self._state.streams.get(CURSORS)
+        cursors = self._state.streams.get(CURSORS_STREAM)
         if cursors is None:
             raise rpc_error(
                 StatusCode.INTERNAL,
-                f"cursors are off, there is no stream {CURSORS}; set cursors.stream.partitions",
+                f"cursors are off, there is no stream {CURSORS_STREAM}; set cursors.stream.partitions",
             )
         return cursors, zlib.crc32(key) % len(cursors.partitions)
 
     async def _leading(self, number: int) -> Partition:
         try:
-            return await self._partitions.leading(CURSORS, number)
+            return await self._partitions.leading(CURSORS_STREAM, number)
         except LookupError as error:
             raise rpc_error(StatusCode.INTERNAL, str(error)) from error
         except NotLeadingError as error:

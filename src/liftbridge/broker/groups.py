@@ -43,7 +43,7 @@ from liftbridge.metadata.groups import (
 )
 from liftbridge.metadata.operations import ChangeGroupCoordinator, JoinGroup, LeaveGroup, Operation
 from liftbridge.metadata.reports import CoordinatorReports
-from liftbridge.metadata.state import Outcome
+from liftbridge.metadata.state import ClusterState, Outcome
 from liftbridge.metadata.validation import shown
 
 # Joins, leaves and changes of coordinators that may wait for their turn.
@@ -55,10 +55,6 @@ LATE = 0.25
 logger = logging.getLogger("liftbridge.groups")
 
 Who = tuple[str, str]  # group id, consumer id
-
-
-class _HeardOfError(Exception):
-    """A member gave a sign of life before it could be removed."""
 
 
 class Liveness:
@@ -232,17 +228,15 @@ class ConsumerGroups:
         """Have a silent member removed; when that fails it is tried again after another time-out."""
         group_id, consumer_id = who
 
-        def make() -> LeaveGroup:
+        def make(_: ClusterState) -> LeaveGroup | None:
             if not self._liveness.is_silent(who, trio.current_time()):
-                raise _HeardOfError
+                return None  # heard of meanwhile
             member = _member(self._group(group_id), consumer_id)
             self._liveness.forget(who)
             return LeaveGroup(group_id, consumer_id, member.joined, expired=True)
 
         try:
-            await self._controller.decide(make)
-        except _HeardOfError:
-            pass
+            await self._controller.change(make)
         except MetadataError as error:
             self._liveness.heard(who, trio.current_time())
             if not self._removal_fails:  # said once: it is the same for every member and every time-out
@@ -303,7 +297,7 @@ class ConsumerGroups:
         # What is refused now does not wait for its turn.
         self._controller.state.check(make())
         async with self._turn():
-            outcome = await self._controller.decide(make)
+            outcome = await self._controller.change(lambda _: make())
         assert isinstance(outcome, Group), outcome
         return outcome
 

@@ -17,16 +17,14 @@ import trio
 from liftbridge.broker.config import Config
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.partition import Partition, State
+from liftbridge.broker.pausing import NoRoomError
 from liftbridge.broker.streams import Streams
 from liftbridge.metadata.errors import MetadataError
 from liftbridge.metadata.model import StreamSettings
 from liftbridge.metadata.operations import CreateStream
 from liftbridge.metadata.placement import place
-from liftbridge.metadata.validation import resolve_replication_factor
+from liftbridge.metadata.validation import ACTIVITY_STREAM, CURSORS_STREAM, resolve_replication_factor
 from liftbridge.proto import api_pb2
-
-ACTIVITY = "__activity"
-CURSORS = "__cursors"
 
 # Everything that is not the newest position of a cursor is read once more after a start, and only what is not
 # in the active segment is compacted: small segments bound both.
@@ -68,15 +66,15 @@ async def create_internal_streams(
     `clock` gives ns since the epoch. Raises InternalStreamError.
     """
     cursors = config.cursors
-    if config.activity.stream_enabled and ACTIVITY not in controller.state.streams:
-        await _create(controller, streams, clock, ACTIVITY, "activity", 1, -1, ACTIVITY_SETTINGS)
-    existing = controller.state.streams.get(CURSORS)
+    if config.activity.stream_enabled and ACTIVITY_STREAM not in controller.state.streams:
+        await _create(controller, streams, clock, ACTIVITY_STREAM, "activity", 1, -1, ACTIVITY_SETTINGS)
+    existing = controller.state.streams.get(CURSORS_STREAM)
     if existing is not None:
         if len(existing.partitions) != cursors.stream_partitions:
             logger.warning(
                 "cursors.stream.partitions is %d, but stream %s exists with %d partitions and keeps them",
                 cursors.stream_partitions,
-                CURSORS,
+                CURSORS_STREAM,
                 len(existing.partitions),
             )
     elif cursors.stream_partitions:
@@ -84,7 +82,7 @@ async def create_internal_streams(
             controller,
             streams,
             clock,
-            CURSORS,
+            CURSORS_STREAM,
             "cursors",
             cursors.stream_partitions,
             cursors.stream_replication_factor,
@@ -161,6 +159,8 @@ class OwnPartitions:
                     await self._ready(name, partition_id)
                 except MetadataError as error:
                     raise NotLeadingError(error.text) from error
+                except NoRoomError as error:
+                    raise NotLeadingError(str(error)) from error
                 partition = self.find(name, partition_id)
                 continue
             await partition.settled.wait()

@@ -7,10 +7,16 @@ calls `on_messages` after every socket read, which appends what the read brought
 calls back when it is on disk; the cleaner looks after old segments. What becomes visible and acked is decided
 in one place, `_commit`.
 
+A paused partition has given back its log, its descriptor and its subscription. That is final for the object:
+what resumes is another one in the same directory, so whoever holds this one knows what became of it. Pausing
+takes messages until `close`, since what was published before it is still on its way.
+
 A partition that fails (damaged log, I/O error, refused subscription) fails alone: it becomes offline with a
 reason, its publishers get negative acks, its subscribers a status, and the rest of the server lives on.
 
 Invariants:
+* Messages are stored from the opening of the log until `close` or a failure, `_storing`, whatever readers are
+  told.
 * `high_watermark` < `log.next_offset`, and under the sync policy `always` < `log.synced_offset`.
 * No ack leaves for an offset above what its policy and the sync policy demand.
 * Readers wake at every change of the high watermark or of the state, and only then: a commit schedules each
@@ -35,7 +41,7 @@ from liftbridge._log import BatchBuilder
 from liftbridge._wire import PartitionSink, message_prefix
 from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
-from liftbridge.log import Flusher, Keyring, Log, LogOptions
+from liftbridge.log import Flusher, Keyring, Log, LogClosedError, LogOptions
 from liftbridge.metadata.model import Partition as PartitionModel
 from liftbridge.metadata.model import Stream
 from liftbridge.nats.connection import NatsConnection, NatsPermissionError
@@ -49,6 +55,7 @@ class State(enum.Enum):
 
     OPENING = "opening"
     LEADING = "leading"
+    PAUSED = "paused"
     OFFLINE = "offline"
     DELETED = "deleted"
     CLOSED = "closed"
@@ -59,7 +66,9 @@ class PartitionSettings:
     """What holds for a partition after the stream's overrides were laid over the server's settings.
 
     Times are ns. `sync_policy` is always, interval or never. At most `compact_partitions` of the stream are
-    compacted at a time. `min_isr` is the smallest in-sync set that commits.
+    compacted at a time. `min_isr` is the smallest in-sync set that commits. With an `auto_pause_time` that is
+    not 0 the partition is paused when no message came for so long, and not while it has subscribers if that
+    is disabled.
     """
 
     log: LogOptions
@@ -73,6 +82,8 @@ class PartitionSettings:
     max_message_bytes: int
     check_offsets: bool
     min_isr: int
+    auto_pause_time: int
+    auto_pause_disable_if_subscribers: bool
 
 
 @dataclass
@@ -98,6 +109,45 @@ class Partition:
     `place` stands for the partition, and for the messages in its log as they are now (`broker/frames.py`).
     """
 
+    # There may be thousands, and Python shares the names of at most 30 attributes among objects.
+    __slots__ = (
+        "_acks",
+        "_batch_waits",
+        "_clock",
+        "_closed",
+        "_directory",
+        "_flusher",
+        "_ingest",
+        "_keyring",
+        "_last_bounds",
+        "_log",
+        "_logger",
+        "_messages_before",
+        "_opened",
+        "_opening",
+        "_power_lost",
+        "_readers",
+        "_refused_batches",
+        "_sid",
+        "_sink",
+        "_space",
+        "_spawn",
+        "_storing",
+        "active_at",
+        "high_watermark",
+        "model",
+        "place",
+        "prefix",
+        "reason",
+        "received",
+        "settings",
+        "settled",
+        "state",
+        "stream",
+        "subject",
+        "subscribers",
+    )
+
     def __init__(
         self,
         stream: Stream,
@@ -119,13 +169,19 @@ class Partition:
         self.settings = settings
         self.prefix = message_prefix(stream.name.encode(), model.id)
         self.subject = stream.partition_subject(model.id)
-        self.state = State.OPENING
+        self.state = State.PAUSED if model.paused else State.OPENING
         self.reason = ""
         self.high_watermark = -1
+        self.active_at = 0.0  # when it began or received messages, by the monotonic clock in seconds
         self.received = EventTimes()
         self.subscribers = 0
         self.place = object()
         self.settled = trio.Event()
+        self._closed: trio.Event | None = None
+        if model.paused:  # it has never begun
+            self._closed = trio.Event()
+            self.settled.set()
+            self._closed.set()
         self._directory = directory
         self._ingest = ingest
         self._acks = acks
@@ -134,6 +190,10 @@ class Partition:
         self._power_lost = power_lost
         self._clock = clock
         self._log: Log | None = None
+        self._storing = False
+        self._last_bounds = (0, 0)
+        self._opening: trio.CancelScope | None = None
+        self._opened: trio.Event | None = None
         self._sink: PartitionSink | None = None
         self._sid: int | None = None
         self._readers = trio.lowlevel.ParkingLot()
@@ -151,28 +211,32 @@ class Partition:
 
     @property
     def log(self) -> Log:
-        """The open log; asked for only while the partition leads."""
-        assert self._log is not None, f"{self} has no open log; it is {self.state.value}"
+        """The open log. Raises LogClosedError when there is none (any more)."""
+        if self._log is None:
+            raise LogClosedError(f"{self} has no open log; it is {self.state.value}")
         return self._log
+
+    @property
+    def _bounds(self) -> tuple[int, int]:
+        """First and next offset of the log; those it had when a pause has closed it."""
+        return self._last_bounds if self._log is None else (self._log.start_offset, self._log.next_offset)
 
     @property
     def newest_offset(self) -> int:
         """Offset of the last message in the log, -1 when it is empty."""
-        if self._log is None or self._log.next_offset == self._log.start_offset:
-            return -1
-        return self._log.next_offset - 1
+        start, following = self._bounds
+        return -1 if start == following else following - 1
 
     @property
     def oldest_offset(self) -> int:
         """Offset of the first message in the log, -1 when it is empty."""
-        if self._log is None or self._log.next_offset == self._log.start_offset:
-            return -1
-        return self._log.start_offset
+        start, following = self._bounds
+        return -1 if start == following else start
 
     @property
     def written_offset(self) -> int:
         """Offset of the last message that was written, to the page cache at least; -1 before the first."""
-        return -1 if self._log is None else self._log.next_offset - 1
+        return self._bounds[1] - 1
 
     @property
     def synced_offset(self) -> int:
@@ -183,6 +247,11 @@ class Partition:
     def unsynced_bytes(self) -> int:
         """Bytes that were written since the last sync began."""
         return 0 if self._log is None else self._log.unsynced_bytes
+
+    @property
+    def closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed is not None
 
     @property
     def refusal(self) -> str:
@@ -211,10 +280,19 @@ class Partition:
     # -- its life --------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Open the log and receive messages; what fails makes the partition offline. Cancelled, it only needs
-        to be closed."""
-        if not await self._open():
-            await self._refuse_messages()
+        """Open the log and receive messages; what fails makes the partition offline. Cancelled, or ended by
+        `close`, it only needs to be closed; does nothing after that."""
+        if self._closed is not None:
+            return
+        self._opened = trio.Event()
+        try:
+            with trio.CancelScope() as self._opening:
+                if not await self._open():
+                    await self._refuse_messages()
+        finally:
+            self._opening = None
+            self._opened.set()
+            self._opened = None
 
     async def _open(self) -> bool:
         """Open the log and subscribe; False when the partition went offline instead."""
@@ -238,6 +316,8 @@ class Partition:
         for damage in log.damage:
             self._logger.error("%s: %s", self, damage)
         self._sink = self._make_sink(log.next_offset, log.last_timestamp)
+        self._sink.readonly = self.model.readonly
+        self._storing = self.state is not State.DELETED
         # Opening has made the tail durable, and a single replica that has it is every replica.
         self._commit(log.next_offset)
         if self.state is State.OPENING:
@@ -247,6 +327,7 @@ class Partition:
         except Exception as error:
             self._go_offline(f"NATS does not deliver {self.subject!r}: {error}")
             return False
+        self.active_at = time.monotonic()
         if self.state is State.LEADING:
             self._logger.info("%s leads at offset %d on subject %s", self, log.next_offset, self.subject)
         self.settled.set()
@@ -286,54 +367,104 @@ class Partition:
         """What the log needs cannot be done any more: the partition goes offline."""
         self._go_offline(reason)
 
+    def agree(self, stream: Stream, model: PartitionModel) -> None:
+        """The cluster has agreed on another value of the partition.
+
+        A pause ends what goes on with it and is followed by `close`. Readonly holds from here on: what has
+        come before is stored. A partition that was resumed is another object.
+        """
+        self.stream, self.model = stream, model
+        if model.paused and self.state in (State.OPENING, State.LEADING, State.OFFLINE):
+            self.state = State.PAUSED
+            self.settled.set()
+        if self._storing and self._sink is not None and self._sink.readonly != model.readonly:
+            self._append()
+            if self._storing:
+                self._sink.readonly = model.readonly
+        self._readers.unpark_all()
+
     async def close(self) -> None:
-        """Stop receiving, make everything durable, tell everybody who waits. Not to be cancelled."""
+        """Stop receiving, make everything durable, tell everybody who waits; whoever comes second waits for
+        the first. Not to be cancelled."""
+        if self._closed is not None:
+            await self._closed.wait()
+            return
+        self._closed = trio.Event()
+        if self._opening is not None and self._opened is not None:
+            self._opening.cancel()
+            await self._opened.wait()
+        self._stop_receiving()
+        if self._storing:
+            self._append()
+        if self._log is not None:
+            await self._close_log(self._log)
+        self._storing = False
+        if self.state in (State.OPENING, State.LEADING):
+            self.state = State.CLOSED
+        elif self.state is State.PAUSED:
+            self._give_back()
+        self._ingest.unhold(self)
+        self.settled.set()
+        self._closed.set()
+        self._readers.unpark_all()
+
+    async def wait_closed(self) -> None:
+        """Wait until `close` is over, whoever calls it."""
+        while self._closed is None or not self._closed.is_set():
+            await self._readers.park()
+
+    async def _close_log(self, log: Log) -> None:
+        try:
+            await trio.to_thread.run_sync(log.close)
+        except Exception as error:
+            if self._storing:
+                self._go_offline(f"the log could not be closed: {error}")
+        else:
+            if self._storing:
+                self._commit(log.next_offset)
+
+    def _give_back(self) -> None:
+        """What a paused partition does without. Offsets are still asked for."""
+        if self._sink is not None:
+            self._sink.refuse_waiting(
+                self._clock()
+            )  # for a commit that a too small in-sync set has not allowed
+            self._send_refusals()
+        self._last_bounds = self._bounds
+        self._log = self._sink = None
+
+    def _stop_receiving(self) -> None:
         if self._sid is not None:
             self._ingest.connection.unsubscribe(self._sid)
             self._sid = None
-        if self.state is State.LEADING and self._sink is not None:
-            self._append()
-        if self._log is not None:
-            try:
-                await trio.to_thread.run_sync(self._log.close)
-            except Exception as error:
-                if self.state is State.LEADING:
-                    self._go_offline(f"the log could not be closed: {error}")
-            else:
-                if self.state is State.LEADING:
-                    self._commit(self._log.next_offset)
-        if self.state in (State.OPENING, State.LEADING):
-            self.state = State.CLOSED
-        self._ingest.unhold(self)
-        self.settled.set()
-        self._readers.unpark_all()
 
     def mark_deleted(self) -> None:
         """The stream was deleted; `close` is about to be called."""
         self.state = State.DELETED
-        if self._sink is not None:
-            self._sink.readonly = True
-            self._sink.refuse(self._clock())
-            self._sink.refuse_waiting(self._clock())
-            self._send_refusals()
+        self._storing = False
+        self._refuse_all()
         self._readers.unpark_all()
 
-    def _go_offline(self, reason: str) -> None:
-        self.reason = reason
-        if self.state is State.DELETED:
-            return
-        self.state = State.OFFLINE
-        self._logger.error("%s is offline: %s", self, reason)
+    def _refuse_all(self) -> None:
+        """From here on every message is refused, with a negative ack for those that want one."""
         if self._sink is not None:
-            # From here on every message is refused, with a negative ack for those that want one.
             self._sink.readonly = True
             self._sink.refuse(self._clock())
             self._sink.refuse_waiting(self._clock())
             self._send_refusals()
-        if self._sid is not None and self.stream.group:
+
+    def _go_offline(self, reason: str) -> None:
+        if self.state is State.DELETED or (self.state is State.PAUSED and not self._storing):
+            return
+        self._storing = False
+        self.reason = reason
+        if self.state is not State.PAUSED:  # that is over when it is resumed, which opens the log anew
+            self.state = State.OFFLINE
+        self._logger.error("%s is offline: %s", self, reason)
+        self._refuse_all()
+        if self.stream.group:
             # What we would refuse, another member of the load-balance group can store.
-            self._ingest.connection.unsubscribe(self._sid)
-            self._sid = None
+            self._stop_receiving()
         self._ingest.unhold(self)
         self.settled.set()
         self._readers.unpark_all()
@@ -344,6 +475,7 @@ class Partition:
         """Messages are in the sink: called by the ingest connection after each read."""
         sink = self._sink
         assert sink is not None, f"{self} received messages without a sink"
+        self.active_at = time.monotonic()
         if self.settings.batch_max_time and not self._batch_is_full(sink):
             if not self._batch_waits:
                 self._batch_waits = True
@@ -356,8 +488,9 @@ class Partition:
         """Append a batch that has not filled up in `batch_max_time`, with what has joined it."""
         await trio.sleep(self.settings.batch_max_time / 1e9)
         self._batch_waits = False
-        self._append()
-        self._send_refusals()
+        if self._sink is not None:  # otherwise it was paused, and has appended it
+            self._append()
+            self._send_refusals()
 
     def _batch_is_full(self, sink: PartitionSink) -> bool:
         return sink.builder.count >= self.settings.batch_max_messages or sink.builder.size >= 262144
@@ -366,9 +499,9 @@ class Partition:
         """Append the batch in the sink, and have it committed as the sync policy says."""
         sink, log = self._sink, self._log
         assert sink is not None
-        if not sink.builder.count or self.state is not State.LEADING:
+        if not sink.builder.count or not self._storing:
             return
-        assert log is not None, f"{self} leads without a log"
+        assert log is not None, f"{self} stores without a log"
         if self._space is not None and self._space.low:
             sink.refuse(self._clock())
             self._send_refusals()
@@ -433,7 +566,7 @@ class Partition:
 
     def _on_synced(self, synced_offset: int) -> None:
         """The flusher: everything below `synced_offset` is on disk."""
-        if self.state is State.LEADING and self.settings.sync_policy == "always":
+        if self._storing and self.settings.sync_policy == "always":
             self._commit(synced_offset)
         self._ingest.unhold(self)
 

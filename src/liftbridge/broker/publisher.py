@@ -12,7 +12,7 @@ and a late ack for it is dropped and counted.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import trio
@@ -33,6 +33,17 @@ from liftbridge.proto import api_pb2
 MAX_OUTSTANDING = 65536
 MAX_ANSWERS = 4 << 20
 ACK_PATIENCE = 5.0
+
+
+Ready = Callable[[], Awaitable[None]]
+"""Waits until a message may be sent."""
+
+WaitReady = Callable[[bytes, int], Awaitable["str | None"]]
+"""Waits until messages may be sent to a partition, of a stream by name; returns why that will not be."""
+
+
+async def at_once() -> None:
+    """The `Ready` of messages that wait for nothing."""
 
 
 class PublishRefusedError(Exception):
@@ -103,6 +114,7 @@ class Publisher:
     ) -> None:
         self.connection = NatsConnection(servers, name=name, purpose="publishes", credentials=credentials)
         self.routes = RouteTable()
+        self._leaving: set[trio.Event] = set()  # of publishes that wait for room in the connection
         prefix = f"{namespace}.ack.{secrets.token_hex(11)}"
         self._inboxes = f"{prefix}.*.*"
         self.router = AckRouter(self, prefix.encode())
@@ -133,8 +145,26 @@ class Publisher:
         finally:
             self.router.close(call.wire)
 
-    async def publish(self, subject: str, message: api_pb2.Message) -> None:
-        """Publish an envelope and wait for nothing.
+    async def published(self) -> None:
+        """Wait until everything that was published so far has reached NATS.
+
+        Raises NatsUnavailableError when it does not.
+        """
+        for left in list(self._leaving):
+            await left.wait()
+        await self.connection.flush()
+
+    async def _send(self, data: bytes) -> None:
+        left = trio.Event()
+        self._leaving.add(left)
+        try:
+            await self.connection.send(data)
+        finally:
+            self._leaving.discard(left)
+            left.set()
+
+    async def publish(self, subject: str, message: api_pb2.Message, ready: Ready = at_once) -> None:
+        """Publish an envelope when `ready` has returned, and wait for nothing.
 
         Raises PublishRefusedError when it is larger than NATS takes, NatsUnavailableError when there is no
         NATS.
@@ -145,28 +175,32 @@ class Publisher:
                 f"the message takes {len(payload)} bytes with its envelope, NATS accepts "
                 f"{self.connection.max_payload} (max_payload)"
             )
-        await self.connection.send(b"PUB %s %d\r\n%s\r\n" % (subject.encode(), len(payload), payload))
+        await ready()
+        await self._send(b"PUB %s %d\r\n%s\r\n" % (subject.encode(), len(payload), payload))
 
-    async def publish_and_wait(self, subject: str, message: api_pb2.Message) -> api_pb2.Ack:
-        """Publish an envelope and return the first ack, positive or negative, that comes back.
+    async def publish_and_wait(
+        self, subject: str, message: api_pb2.Message, ready: Ready = at_once
+    ) -> api_pb2.Ack:
+        """Publish an envelope when `ready` has returned, and return the first ack, positive or negative, that
+        comes back.
 
         The ack goes to `message.ackInbox`, or to an inbox of our own when that is empty. Waits for ever: the
         caller sets the deadline. Raises as `publish` does, and NotAnAckError.
         """
         if message.ackInbox:
-            return await self._publish_to_inbox(subject, message)
+            return await self._publish_to_inbox(subject, message, ready)
         async with self.call(first_only=True) as call:
             message.ackInbox = call.messages.inbox.decode()
-            await self.publish(subject, message)
+            await self.publish(subject, message, ready)
             while (ack := call.messages.take_first_ack()) is None:
                 await call.news.wait()
             return api_pb2.Ack.FromString(ack)
 
-    async def _publish_to_inbox(self, subject: str, message: api_pb2.Message) -> api_pb2.Ack:
+    async def _publish_to_inbox(self, subject: str, message: api_pb2.Message, ready: Ready) -> api_pb2.Ack:
         inbox = _Inbox()
         sid = await self.connection.subscribe(message.ackInbox, inbox.sink)
         try:
-            await self.publish(subject, message)
+            await self.publish(subject, message, ready)
             await inbox.arrived.wait()
         finally:
             self.connection.unsubscribe(sid)
@@ -175,23 +209,23 @@ class Publisher:
             raise NotAnAckError(f"what arrived on {message.ackInbox!r} is not an ack")
         return api_pb2.Ack.FromString(ack)
 
-    async def send_requests(self, call: Call, frames: bytes | bytearray | memoryview) -> None:
+    async def send_requests(
+        self, call: Call, frames: bytes | bytearray | memoryview, wait_ready: WaitReady
+    ) -> None:
         """Publish a batch of requests of an asynchronous call, waiting while too much of it is on its way.
 
+        A request to a partition that takes no messages yet, and what comes after it, waits for `wait_ready`.
         While there is no NATS, every request gets an error for an answer. Raises ValueError when the batch
         holds something that is no PublishRequest.
         """
         messages = call.messages
-        messages.connected = self.connection.connected
-        messages.max_payload = self.connection.max_payload
-        try:
-            messages.feed(frames)
-        finally:
-            publishes = messages.take_publishes()
-            call.news.set()  # refusals are answers as well
-            if publishes:
-                with suppress(NatsUnavailableError):  # lost between the two lines: no ack will come
-                    await self.connection.send(publishes)
+        rest = memoryview(frames)
+        failure: str | None = None
+        while True:
+            rest = rest[await self._send_ready(call, rest, failure) :]
+            if messages.waits_for is None:
+                break
+            failure = await wait_ready(*messages.waits_for)
         while messages.answers_size > MAX_ANSWERS:
             await call.room.wait()
         with trio.move_on_after(ACK_PATIENCE) as patience:
@@ -201,6 +235,20 @@ class Publisher:
             # Acks are not guaranteed; those that are missing after so long will not come.
             messages.forget_outstanding()
 
+    async def _send_ready(self, call: Call, frames: memoryview, failure: str | None) -> int:
+        """Publish requests up to one that has to wait; returns how many bytes that took."""
+        messages = call.messages
+        messages.connected = self.connection.connected
+        messages.max_payload = self.connection.max_payload
+        try:
+            return messages.feed(frames, failure)
+        finally:
+            publishes = messages.take_publishes()
+            call.news.set()  # refusals are answers as well
+            if publishes:
+                with suppress(NatsUnavailableError):  # lost between the two lines: no ack will come
+                    await self._send(publishes)
+
 
 __all__ = [
     "Call",
@@ -209,4 +257,6 @@ __all__ = [
     "NotAnAckError",
     "PublishRefusedError",
     "Publisher",
+    "Ready",
+    "at_once",
 ]

@@ -5,9 +5,12 @@ tasks that end when that is done, and keeps the routes that publishes are sent b
 the restored metadata contains and reports directories that no stream owns; it removes only those of streams
 that a committed operation deleted.
 
+A pause ends a `Partition` for good and a resume makes another one, so that both may be asked for faster than
+logs open and close: what is over closes at its own pace, and what comes next opens after that.
+
 Invariants: a partition of a deleted stream is closed, and no cleaner is at work on it, before its directory
-is removed; a directory is named by the stream's UUID, so a new stream of an old name never meets old files.
-What was opened is closed before `run` ends, however it ends.
+is removed or another object opens it; a directory is named by the stream's UUID, so a new stream of an old
+name never meets old files. What was opened is closed before `run` ends, however it ends.
 """
 
 from __future__ import annotations
@@ -16,25 +19,27 @@ import contextlib
 import logging
 import resource
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
 from liftbridge._wire import RouteTable, StreamRoute
+from liftbridge.broker.autopause import AutoPause
 from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config
 from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
-from liftbridge.broker.partition import Partition, PartitionSettings
+from liftbridge.broker.partition import Partition, PartitionSettings, State
 from liftbridge.log import Flusher, LogOptions, delete_log
 from liftbridge.log.awake import awake_logs
 from liftbridge.log.options import MAX_SEGMENT_BYTES
+from liftbridge.metadata.model import Partition as PartitionModel
 from liftbridge.metadata.model import Stream, StreamSettings
 from liftbridge.metadata.state import ClusterState
-from liftbridge.metadata.validation import RESERVED_NAMES
-from liftbridge.nats.connection import NatsConnection
+from liftbridge.metadata.validation import CURSORS_STREAM, RESERVED_NAMES
+from liftbridge.nats.connection import NatsConnection, NatsUnavailableError
 
 MILLISECOND = 1_000_000
 # Of the files that the process may open; the rest is for connections and for reading old segments.
@@ -42,21 +47,26 @@ SHARE_OF_FILES = 0.5
 MOST_AWAKE_LOGS = 32768
 # How often those logs that wait for a sync before they can rest are looked for.
 REST_SECONDS = 1.0
+# What a pause gives to messages that are on their way to the partition.
+DRAIN_SECONDS = 10.0
 
 
 @dataclass
 class _Running:
-    """The partitions of one stream, from the order to open them until they are closed."""
+    """The partitions of one stream, by their ids; `ending` are those that closed, or still do, after a resume
+    has put others in their places."""
 
     partitions: list[Partition]
-    opening: trio.CancelScope = field(default_factory=trio.CancelScope)
-    opened: trio.Event = field(default_factory=trio.Event)
-    closed: trio.Event = field(default_factory=trio.Event)
-    closing: bool = False
+    ending: list[Partition] = field(default_factory=list)
 
 
 class Streams:
-    """All partitions of this server. `routes` is what publishers use to find a stream's subject."""
+    """All partitions of this server.
+
+    `routes` is what publishers use to find a stream's subject, `autopause` watches partitions for idleness,
+    and `published` waits until everything that clients have published through this server so far is with
+    NATS.
+    """
 
     def __init__(
         self,
@@ -71,6 +81,8 @@ class Streams:
         space: DiskSpace,
         routes: RouteTable,
         power_lost: bool,
+        autopause: AutoPause,
+        published: Callable[[], Awaitable[None]],
     ) -> None:
         self._config = config
         self._power_lost = power_lost
@@ -81,6 +93,8 @@ class Streams:
         self._flusher = flusher
         self._cleaner = cleaner
         self._space = space
+        self._autopause = autopause
+        self._published = published
         self._running: dict[uuid.UUID, _Running] = {}
         self._nursery: trio.Nursery | None = None
         awake_logs.capacity = _most_awake_logs()
@@ -98,7 +112,7 @@ class Streams:
     def room(self) -> int:
         """How many more partitions this server takes."""
         most = self._config.streams.max_partitions
-        return most - sum(len(running.partitions) for running in self._running.values())
+        return most - sum(partition.state is not State.PAUSED for partition in self)
 
     def __iter__(self) -> Iterator[Partition]:
         for running in self._running.values():
@@ -133,13 +147,22 @@ class Streams:
         """Close every partition; returns when they are closed and what they had is durable."""
         async with trio.open_nursery() as nursery:
             for running in self._running.values():
-                nursery.start_soon(self._close, running)
+                nursery.start_soon(self._end_all, running)
 
     async def settled(self, stream: Stream) -> None:
-        """Wait until every partition of a stream leads, or has failed to."""
+        """Wait until every partition of a stream leads, has failed to, or is paused."""
         running = self._running.get(stream.stream_id)
-        for partition in running.partitions if running is not None else ():
+        for partition in list(running.partitions) if running is not None else ():
             await partition.settled.wait()
+
+    async def released(self, stream: Stream, partition_ids: Sequence[int]) -> None:
+        """Wait until paused partitions have given back what they took up."""
+        running = self._running.get(stream.stream_id)
+        if running is not None:
+            chosen = [running.partitions[partition_id] for partition_id in partition_ids]
+            for partition in chosen:
+                if partition.state is State.PAUSED:
+                    await partition.wait_closed()
 
     # -- changes of the metadata -----------------------------------------------------------------------
 
@@ -155,75 +178,141 @@ class Streams:
         if self._nursery is not None:
             self._nursery.start_soon(self._remove, stream.stream_id)
 
-    def _start(self, stream: Stream) -> None:
-        """Start the partitions of a stream and publish its route."""
+    def paused(self, stream: Stream, partition_ids: Sequence[int]) -> None:
+        """Partitions were paused: their subscribers end now, what they take up is given back in the
+        background."""
+        running = self._running[stream.stream_id]
+        ending = []
+        for partition_id in partition_ids:
+            partition = running.partitions[partition_id]
+            if partition.state is not State.PAUSED:
+                ending.append(partition)
+            partition.agree(stream, stream.partitions[partition_id])
+            self.mark_route(partition)
+        if self._nursery is not None and ending:
+            self._nursery.start_soon(self._pause, ending)
+
+    def resumed(self, stream: Stream, partition_ids: Sequence[int]) -> None:
+        """Partitions were resumed: they begin anew on their directories."""
+        running = self._running[stream.stream_id]
         settings = self._settings(stream)
-        # Cursors and the like are small, and reading goes on while the disk is nearly full.
-        space = None if stream.name in RESERVED_NAMES else self._space
+        opening = []
+        for partition_id in partition_ids:
+            old = running.partitions[partition_id]
+            if old.state is State.PAUSED:
+                new = self._make(stream, stream.partitions[partition_id], settings)
+                new.received = old.received
+                running.partitions[partition_id] = new
+                running.ending.append(old)
+                opening.append(new)
+        if self._nursery is not None and opening:
+            self._nursery.start_soon(self._open, running, opening)
+
+    def readonly_set(self, stream: Stream, partition_ids: Sequence[int]) -> None:
+        """Partitions became readonly, or writable."""
+        for partition_id in partition_ids:
+            partition = self._running[stream.stream_id].partitions[partition_id]
+            partition.agree(stream, stream.partitions[partition_id])
+            self.mark_route(partition)
+
+    def _start(self, stream: Stream) -> None:
+        """Start the partitions of a stream, those that are paused excepted, and publish its route."""
+        settings = self._settings(stream)
         self.routes.put(
             StreamRoute(
                 stream.name.encode(), stream.subject.encode(), len(stream.partitions), settings.check_offsets
             )
         )
         running = self._running[stream.stream_id] = _Running(
-            [
-                Partition(
-                    stream,
-                    model,
-                    self._root / str(stream.stream_id) / str(model.id),
-                    settings,
-                    ingest=self._ingest,
-                    acks=self._acks,
-                    flusher=self._flusher,
-                    keyring=self._config.keyring,
-                    power_lost=self._power_lost,
-                    space=space,
-                    spawn=self._spawn,
-                )
-                for model in stream.partitions
-            ]
+            [self._make(stream, model, settings) for model in stream.partitions]
         )
+        for partition in running.partitions:
+            self.mark_route(partition)
         if self._nursery is not None:
-            self._nursery.start_soon(self._open, running)
-        else:
-            running.opened.set()  # the server is stopping
+            opening = [partition for partition in running.partitions if not partition.model.paused]
+            self._nursery.start_soon(self._open, running, opening)
+
+    def _make(self, stream: Stream, model: PartitionModel, settings: PartitionSettings) -> Partition:
+        # Cursors and the like are small, and reading goes on while the disk is nearly full.
+        space = None if stream.name in RESERVED_NAMES else self._space
+        return Partition(
+            stream,
+            model,
+            self._root / str(stream.stream_id) / str(model.id),
+            settings,
+            ingest=self._ingest,
+            acks=self._acks,
+            flusher=self._flusher,
+            keyring=self._config.keyring,
+            power_lost=self._power_lost,
+            space=space,
+            spawn=self._spawn,
+        )
+
+    def mark_route(self, partition: Partition) -> None:
+        """Tell publishers whether a partition takes messages."""
+        if self.partition(partition.stream.name, partition.model.id) is not partition:
+            return  # it was deleted, or another one has taken its place
+        route = self.routes.get(partition.stream.name.encode())
+        if route is not None:
+            waiting = partition.state is State.PAUSED or not partition.settled.is_set()
+            route.mark(partition.model.id, readonly=partition.model.readonly, waiting=waiting)
 
     def _spawn(self, task: Callable[[], Awaitable[None]]) -> None:
         if self._nursery is not None:
             self._nursery.start_soon(task)
 
-    async def _open(self, running: _Running) -> None:
-        """Open the partitions of a stream, as far as they are not to be closed at once."""
-        try:
-            with running.opening:
-                async with trio.open_nursery() as nursery:
-                    for partition in running.partitions:
-                        nursery.start_soon(partition.open)
-                for partition in running.partitions:
-                    self._cleaner.add(partition)
-        finally:
-            running.opened.set()
+    # -- the ends of partitions ------------------------------------------------------------------------
 
-    async def _close(self, running: _Running) -> None:
-        """Close the partitions of a stream; whoever comes second waits for the first."""
-        if running.closing:
-            await running.closed.wait()
-            return
-        running.closing = True
-        running.opening.cancel()
+    async def _open(self, running: _Running, partitions: list[Partition]) -> None:
+        """Open partitions, as far as they are not to be closed at once."""
+        async with trio.open_nursery() as nursery:
+            for partition in partitions:
+                nursery.start_soon(self._open_one, running, partition)
+
+    async def _open_one(self, running: _Running, partition: Partition) -> None:
+        for before in [each for each in running.ending if each.model.id == partition.model.id]:
+            await before.wait_closed()  # by `_pause`, which knows what is still to come
+            await self._end(before)
+            if before in running.ending:
+                running.ending.remove(before)
+        await partition.open()
+        self.mark_route(partition)
+        if not partition.closing:
+            self._cleaner.add(partition)
+            self._autopause.add(partition)
+
+    async def _pause(self, partitions: list[Partition]) -> None:
+        """Close partitions that were paused, after what was published before.
+
+        Publishers have been told. What they had sent until then is with NATS first, and then, as NATS keeps
+        the order, in front of the answer to a flush of the connection that receives it.
+        """
+        with trio.move_on_after(DRAIN_SECONDS):
+            with contextlib.suppress(NatsUnavailableError):
+                await self._published()
+            with contextlib.suppress(NatsUnavailableError):
+                await self._ingest.connection.flush()
+        async with trio.open_nursery() as nursery:
+            for partition in partitions:
+                nursery.start_soon(self._end, partition)
+
+    async def _end(self, partition: Partition) -> None:
+        """Close a partition; when this returns nobody uses its directory. Called again, it waits for that."""
         with trio.CancelScope(shield=True):
-            await running.opened.wait()
-            async with trio.open_nursery() as nursery:
-                for partition in running.partitions:
-                    self._cleaner.discard(partition)
-                    nursery.start_soon(partition.close)
-            for partition in running.partitions:
-                await self._cleaner.wait_idle(partition)
-        running.closed.set()
+            self._cleaner.discard(partition)
+            self._autopause.discard(partition)
+            await partition.close()
+            await self._cleaner.wait_idle(partition)
+
+    async def _end_all(self, running: _Running) -> None:
+        async with trio.open_nursery() as nursery:
+            for partition in [*running.partitions, *running.ending]:
+                nursery.start_soon(self._end, partition)
 
     async def _remove(self, stream_id: uuid.UUID) -> None:
-        await self._close(self._running[stream_id])
         with trio.CancelScope(shield=True):
+            await self._end_all(self._running[stream_id])
             await trio.to_thread.run_sync(self._delete_directory, self._root / str(stream_id))
         del self._running[stream_id]
 
@@ -269,7 +358,20 @@ class Streams:
             check_offsets=check_offsets,
             compact_partitions=own.compact_max_goroutines or server.compact_max_goroutines,
             min_isr=own.min_isr or self._config.clustering.min_insync_replicas,
+            auto_pause_time=self._auto_pause_time(stream),
+            auto_pause_disable_if_subscribers=(
+                server.auto_pause_disable_if_subscribers
+                if own.auto_pause_disable_if_subscribers is None
+                else own.auto_pause_disable_if_subscribers
+            ),
         )
+
+    def _auto_pause_time(self, stream: Stream) -> int:
+        if stream.name == CURSORS_STREAM:
+            return self._config.cursors.stream_auto_pause_time
+        # Of the server's own streams this one alone may be paused.
+        of_server = 0 if stream.name in RESERVED_NAMES else self._config.streams.auto_pause_time
+        return _time(stream.settings.auto_pause_time_ms, of_server)
 
     def _log_options(self, own: StreamSettings) -> LogOptions:
         server = self._config.streams

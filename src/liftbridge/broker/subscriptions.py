@@ -36,18 +36,21 @@ class Range:
     endless.
 
     `ended` is set when there is nothing to deliver: the subscription ends right after the handshake.
+    `readonly` says that it stops because the partition takes no more messages.
     """
 
     start: int
     stop: int | None
     reverse: bool
     ended: bool = False
+    readonly: bool = False
 
 
 async def resolve(partition: Partition, request: api_pb2.SubscribeRequest) -> Range:
     """The offsets that a request asks for. Raises the RpcFailedError that the request deserves."""
     try:
         start = await _start(partition, request)
+        _check_state(partition)
         stop = await _stop(partition, request)
     except (OSError, LogError) as error:  # finding a timestamp reads the log
         raise _unreadable(partition, "to find a timestamp", error) from error
@@ -56,7 +59,7 @@ async def resolve(partition: Partition, request: api_pb2.SubscribeRequest) -> Ra
         return _reversed(partition, start, stop)
     if readonly_end:
         stop = partition.newest_offset
-        return Range(start, stop, reverse=False, ended=start > stop)
+        return Range(start, stop, reverse=False, ended=start > stop, readonly=True)
     if stop is not None and stop < start:
         raise rpc_error(
             StatusCode.INVALID_ARGUMENT, f"the subscription would stop at {stop}, before it starts at {start}"
@@ -112,6 +115,13 @@ def _reversed(partition: Partition, start: int, stop: int | None) -> Range:
     return Range(start, floor, reverse=True, ended=start < floor or partition.oldest_offset == -1)
 
 
+async def refuse_paused(partition: Partition) -> AsyncIterator[Frames]:
+    """What a subscription to a paused partition gets: clients take FAILED_PRECONDITION for "paused" only
+    behind the handshake, and for "not the leader" in its place."""
+    yield HANDSHAKE
+    raise ended(partition)
+
+
 async def deliver(partition: Partition, wanted: Range, shared: FrameCache) -> AsyncGenerator[Frames, None]:
     """The handshake, then the messages of a range; `shared` is where subscribers share what they read.
 
@@ -120,11 +130,15 @@ async def deliver(partition: Partition, wanted: Range, shared: FrameCache) -> As
     partition.subscribers += 1
     try:
         yield HANDSHAKE
+        if wanted.readonly and wanted.ended:
+            raise _readonly_end()
         if wanted.ended:
             raise rpc_error(StatusCode.RESOURCE_EXHAUSTED, "there is nothing to deliver")
         batches = _backward(partition, wanted) if wanted.reverse else _forward(partition, wanted, shared)
         async for frames in batches:
             yield frames
+        if wanted.readonly:
+            raise _readonly_end()
         raise rpc_error(StatusCode.RESOURCE_EXHAUSTED, "the stop position is reached")
     finally:
         partition.subscribers -= 1
@@ -138,6 +152,8 @@ async def _forward(partition: Partition, wanted: Range, shared: FrameCache) -> A
         if wanted.stop is not None:
             limit = min(limit, wanted.stop + 1)
         if offset >= limit:
+            if partition.model.readonly and offset > partition.written_offset:
+                raise _readonly_end()
             await partition.wait_change()
             continue
         read = partial(_read, partition, offset, limit, reverse=False)
@@ -165,9 +181,9 @@ async def _backward(partition: Partition, wanted: Range) -> AsyncIterator[Frames
 
 async def _read(partition: Partition, offset: int, bound: int, *, reverse: bool) -> tuple[bytes, int]:
     """One batch read: at once when the data is in memory, in a worker thread when it is on disk."""
-    log = partition.log
-    read = log.read_frames_reverse if reverse else log.read_frames
     try:
+        log = partition.log
+        read = log.read_frames_reverse if reverse else log.read_frames
         try:
             return read(offset, bound, partition.prefix, READ_BYTES, nowait=True)
         except BlockingIOError:
@@ -190,6 +206,10 @@ def _unreadable(partition: Partition, where: str, error: Exception) -> RpcFailed
     return rpc_error(StatusCode.INTERNAL, f"reading {where} failed: {error}")
 
 
+def _readonly_end() -> RpcFailedError:
+    return rpc_error(StatusCode.RESOURCE_EXHAUSTED, "End of readonly partition")
+
+
 def _check_state(partition: Partition) -> None:
     """Raise the status that ends the subscriptions of a partition that no longer leads."""
     if partition.state is not State.LEADING:
@@ -201,6 +221,8 @@ def ended(partition: Partition) -> RpcFailedError:
     name = f"partition {partition.model.id} of stream {partition.stream.name!r}"
     if partition.state is State.DELETED:
         return rpc_error(StatusCode.NOT_FOUND, f"stream {partition.stream.name!r} was deleted")
+    if partition.state is State.PAUSED:
+        return rpc_error(StatusCode.FAILED_PRECONDITION, f"{name} is paused")
     if partition.state is State.OFFLINE:
         return rpc_error(StatusCode.INTERNAL, f"{name} is offline: {partition.reason}")
     return rpc_error(StatusCode.UNAVAILABLE, f"{name} is {partition.state.value}; try again")

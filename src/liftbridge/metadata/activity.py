@@ -12,7 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from liftbridge.metadata.operations import CreateStream, DeleteStream, JoinGroup, LeaveGroup, Operation
+from liftbridge.metadata.operations import (
+    CreateStream,
+    DeleteStream,
+    JoinGroup,
+    LeaveGroup,
+    Operation,
+    PauseStream,
+    ResumeStream,
+    SetStreamReadonly,
+)
 from liftbridge.proto import api_pb2
 
 
@@ -72,6 +81,13 @@ _EVENTS: dict[type[Any], Callable[[int, Any], api_pb2.ActivityStreamEvent]] = {
     ),
     DeleteStream: lambda index, operation: stream_deleted(index, operation.name),
     # -- pausing, readonly
+    PauseStream: lambda index, operation: stream_paused(
+        index, operation.name, operation.partitions, operation.resume_all
+    ),
+    ResumeStream: lambda index, operation: stream_resumed(index, operation.name, operation.partitions),
+    SetStreamReadonly: lambda index, operation: stream_readonly(
+        index, operation.name, operation.partitions, operation.readonly
+    ),
     # -- consumer groups
     JoinGroup: lambda index, operation: group_joined(
         index, operation.group_id, operation.consumer_id, operation.streams

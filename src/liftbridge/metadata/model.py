@@ -63,6 +63,22 @@ assert tuple(REQUEST_FIELDS) == tuple(field.name for field in fields(StreamSetti
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """When something changed first and latest, in ns since the epoch; 0 = never."""
+
+    first_ns: int = 0
+    latest_ns: int = 0
+
+    def noted(self, now_ns: int) -> Times:
+        """The times after one more change."""
+        return Times(self.first_ns or now_ns, now_ns)
+
+
+# Shared by all partitions to which nothing has happened, as most of them.
+NEVER = Times()
+
+
+@dataclass(frozen=True, slots=True)
 class Partition:
     """One partition of a stream, as the cluster has agreed on it.
 
@@ -75,6 +91,8 @@ class Partition:
         epoch: index of the operation that last changed replicas, isr or leader.
         paused: whether its resources are released until it is resumed.
         readonly: whether new messages are refused.
+        pause_times: when it was paused or resumed.
+        readonly_times: when it became readonly or writable.
     """
 
     id: int
@@ -85,6 +103,8 @@ class Partition:
     epoch: int
     paused: bool = False
     readonly: bool = False
+    pause_times: Times = NEVER
+    readonly_times: Times = NEVER
 
 
 @dataclass(frozen=True, slots=True)

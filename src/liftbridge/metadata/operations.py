@@ -82,6 +82,78 @@ class DeleteStream:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseStream:
+    """Release what partitions take up until they are resumed. NOT_FOUND as in `DeleteStream`, or for a
+    partition.
+
+    Attributes:
+        name, stream_id: as in `DeleteStream`.
+        partitions: their ids; none stands for all.
+        resume_all: whether a publish to one paused partition resumes them all.
+        time_ns: when, ns since the epoch.
+    """
+
+    name: str
+    stream_id: uuid.UUID
+    partitions: tuple[int, ...]
+    resume_all: bool
+    time_ns: int
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        body = internal_pb2.PauseStream(
+            name=self.name,
+            stream_id=self.stream_id.bytes,
+            partitions=self.partitions,
+            resume_all=self.resume_all,
+            time_ns=self.time_ns,
+        )
+        return _envelope(internal_pb2.PAUSE_STREAM, body.SerializeToString(deterministic=True))
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeStream:
+    """Run paused partitions again; attributes and errors are those of `PauseStream`."""
+
+    name: str
+    stream_id: uuid.UUID
+    partitions: tuple[int, ...]
+    time_ns: int
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        body = internal_pb2.ResumeStream(
+            name=self.name,
+            stream_id=self.stream_id.bytes,
+            partitions=self.partitions,
+            time_ns=self.time_ns,
+        )
+        return _envelope(internal_pb2.RESUME_STREAM, body.SerializeToString(deterministic=True))
+
+
+@dataclass(frozen=True, slots=True)
+class SetStreamReadonly:
+    """Refuse new messages, or take them again; attributes and errors are those of `PauseStream`."""
+
+    name: str
+    stream_id: uuid.UUID
+    partitions: tuple[int, ...]
+    readonly: bool
+    time_ns: int
+
+    def encode(self) -> bytes:
+        """The stored form."""
+        body = internal_pb2.SetStreamReadonly(
+            name=self.name,
+            stream_id=self.stream_id.bytes,
+            partitions=self.partitions,
+            readonly=self.readonly,
+            time_ns=self.time_ns,
+        )
+        return _envelope(internal_pb2.SET_STREAM_READONLY, body.SerializeToString(deterministic=True))
+
+
+@dataclass(frozen=True, slots=True)
 class JoinGroup:
     """A consumer joins a group, which begins with its first member.
 
@@ -157,7 +229,8 @@ class ChangeGroupCoordinator:
 
 
 GroupOperation: TypeAlias = JoinGroup | LeaveGroup | ChangeGroupCoordinator
-Operation: TypeAlias = CreateStream | DeleteStream | GroupOperation
+PartitionOperation: TypeAlias = PauseStream | ResumeStream | SetStreamReadonly
+Operation: TypeAlias = CreateStream | DeleteStream | PartitionOperation | GroupOperation
 
 
 def decode(data: bytes) -> Operation:
@@ -224,6 +297,38 @@ def _decode_delete_stream(body: bytes) -> DeleteStream:
     return DeleteStream(name=message.name, stream_id=decode_stream_id(message.stream_id))
 
 
+def _decode_pause_stream(body: bytes) -> PauseStream:
+    message = internal_pb2.PauseStream.FromString(body)
+    return PauseStream(
+        name=message.name,
+        stream_id=decode_stream_id(message.stream_id),
+        partitions=tuple(message.partitions),
+        resume_all=message.resume_all,
+        time_ns=message.time_ns,
+    )
+
+
+def _decode_resume_stream(body: bytes) -> ResumeStream:
+    message = internal_pb2.ResumeStream.FromString(body)
+    return ResumeStream(
+        name=message.name,
+        stream_id=decode_stream_id(message.stream_id),
+        partitions=tuple(message.partitions),
+        time_ns=message.time_ns,
+    )
+
+
+def _decode_set_stream_readonly(body: bytes) -> SetStreamReadonly:
+    message = internal_pb2.SetStreamReadonly.FromString(body)
+    return SetStreamReadonly(
+        name=message.name,
+        stream_id=decode_stream_id(message.stream_id),
+        partitions=tuple(message.partitions),
+        readonly=message.readonly,
+        time_ns=message.time_ns,
+    )
+
+
 def _decode_join_group(body: bytes) -> JoinGroup:
     message = internal_pb2.JoinGroup.FromString(body)
     return JoinGroup(message.group_id, message.consumer_id, tuple(message.streams), message.coordinator)
@@ -242,6 +347,9 @@ def _decode_change_group_coordinator(body: bytes) -> ChangeGroupCoordinator:
 _DECODERS: dict[int, Callable[[bytes], Operation]] = {
     internal_pb2.CREATE_STREAM: _decode_create_stream,
     internal_pb2.DELETE_STREAM: _decode_delete_stream,
+    internal_pb2.PAUSE_STREAM: _decode_pause_stream,
+    internal_pb2.RESUME_STREAM: _decode_resume_stream,
+    internal_pb2.SET_STREAM_READONLY: _decode_set_stream_readonly,
     internal_pb2.JOIN_GROUP: _decode_join_group,
     internal_pb2.LEAVE_GROUP: _decode_leave_group,
     internal_pb2.CHANGE_GROUP_COORDINATOR: _decode_change_group_coordinator,

@@ -25,7 +25,7 @@ from google.protobuf.message import DecodeError
 
 from liftbridge.metadata.errors import MetadataCode, MetadataError, invalid
 from liftbridge.metadata.groups import Group, Groups
-from liftbridge.metadata.model import Partition, Stream, decode_settings, encode_settings
+from liftbridge.metadata.model import NEVER, Partition, Stream, Times, decode_settings, encode_settings
 from liftbridge.metadata.operations import (
     CreateStream,
     DeleteStream,
@@ -34,6 +34,7 @@ from liftbridge.metadata.operations import (
     OperationError,
     decode_stream_id,
 )
+from liftbridge.metadata.pausing import PartitionsOperation, changed, chosen_partitions, no_such_partition
 from liftbridge.metadata.placement import BrokerLoad
 from liftbridge.proto import internal_pb2
 
@@ -101,10 +102,7 @@ class ClusterState:
         """A partition of a stream; MetadataError NOT_FOUND when stream or partition does not exist."""
         partitions = self.stream(name).partitions
         if not 0 <= partition_id < len(partitions):
-            raise MetadataError(
-                MetadataCode.NOT_FOUND,
-                f"No such partition: {partition_id} of stream {name!r}, which has {len(partitions)}",
-            )
+            raise no_such_partition(self._streams[name], partition_id)
         return partitions[partition_id]
 
     def load(self, broker: str) -> BrokerLoad:
@@ -117,8 +115,10 @@ class ClusterState:
             self._groups.check(operation, self._streams)
         elif isinstance(operation, CreateStream):
             self._check_create(operation)
-        else:
+        elif isinstance(operation, DeleteStream):
             self._check_delete(operation)
+        else:
+            self._check_partitions(operation)
 
     def apply(self, index: int, operation: Operation) -> Outcome:
         """Apply the operation that the cluster has agreed on under `index`.
@@ -127,9 +127,9 @@ class ClusterState:
             index: greater than that of every operation applied before.
             operation: what to do.
 
-        Returns the stream as created, or as it was when deleted; for an operation on a consumer group the
-        group as it is then, without members when it has ended. Raises MetadataError when a precondition does
-        not hold; nothing is changed then.
+        Returns the stream as created or changed, or as it was when deleted; for an operation on a consumer
+        group the group as it is then, without members when it has ended. Raises MetadataError when a
+        precondition does not hold; nothing is changed then.
         """
         assert index > self._applied_index, (index, self._applied_index)
         self.check(operation)
@@ -140,10 +140,13 @@ class ClusterState:
             outcome = _created(index, operation)
             self._add(outcome)
             self._groups.stream_changed(index, operation.name, self._streams)
-        else:
+        elif isinstance(operation, DeleteStream):
             outcome = self._streams[operation.name]
             self._remove(outcome)
             self._groups.stream_changed(index, operation.name, self._streams)
+        else:
+            outcome = changed(self._streams[operation.name], operation)
+            self._replace(outcome)
         self._applied_index = index
         return outcome
 
@@ -209,6 +212,12 @@ class ClusterState:
         if self.stream(operation.name).stream_id != operation.stream_id:
             raise _no_such_stream(operation.name)
 
+    def _check_partitions(self, operation: PartitionsOperation) -> None:
+        stream = self.stream(operation.name)
+        if stream.stream_id != operation.stream_id:
+            raise _no_such_stream(operation.name)
+        chosen_partitions(stream, operation.partitions)
+
     def _add(self, stream: Stream) -> None:
         self._streams[stream.name] = stream
         self._by_id[stream.stream_id] = stream
@@ -221,6 +230,13 @@ class ClusterState:
         self._deleted[stream.stream_id] = None
         if len(self._deleted) > DELETED_IDS_KEPT:
             del self._deleted[next(iter(self._deleted))]
+
+    def _replace(self, stream: Stream) -> None:
+        """Put a changed stream in the place of what it was."""
+        self._count(self._streams[stream.name], -1)
+        self._streams[stream.name] = stream
+        self._by_id[stream.stream_id] = stream
+        self._count(stream, 1)
 
     def _count(self, stream: Stream, change: int) -> None:
         for partition in stream.partitions:
@@ -273,6 +289,10 @@ def _encode_stream(stream: Stream) -> internal_pb2.StreamState:
                 epoch=partition.epoch,
                 paused=partition.paused,
                 readonly=partition.readonly,
+                pause_first_ns=partition.pause_times.first_ns,
+                pause_latest_ns=partition.pause_times.latest_ns,
+                readonly_first_ns=partition.readonly_times.first_ns,
+                readonly_latest_ns=partition.readonly_times.latest_ns,
             )
             for partition in stream.partitions
         ],
@@ -298,8 +318,14 @@ def _decode_stream(message: internal_pb2.StreamState) -> Stream:
                 epoch=partition.epoch,
                 paused=partition.paused,
                 readonly=partition.readonly,
+                pause_times=_times(partition.pause_first_ns, partition.pause_latest_ns),
+                readonly_times=_times(partition.readonly_first_ns, partition.readonly_latest_ns),
             )
             for partition_id, partition in enumerate(message.partitions)
         ),
         resume_all=message.resume_all,
     )
+
+
+def _times(first_ns: int, latest_ns: int) -> Times:
+    return Times(first_ns, latest_ns) if first_ns or latest_ns else NEVER

@@ -20,7 +20,9 @@ from dataclasses import fields
 from liftbridge.metadata.errors import invalid
 from liftbridge.metadata.model import REQUEST_FIELDS, StreamSettings
 
-RESERVED_NAMES = frozenset({"__activity", "__cursors"})
+ACTIVITY_STREAM = "__activity"
+CURSORS_STREAM = "__cursors"
+RESERVED_NAMES = frozenset({ACTIVITY_STREAM, CURSORS_STREAM})
 MAX_NAME_LENGTH = 249
 MAX_PARTITIONS = 100_000
 # nats-server reads at most 4096 bytes of a command line, where a subject shares room with a reply subject or

@@ -12,12 +12,18 @@ class OperationKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OPERATION_UNSPECIFIED: _ClassVar[OperationKind]
     CREATE_STREAM: _ClassVar[OperationKind]
     DELETE_STREAM: _ClassVar[OperationKind]
+    PAUSE_STREAM: _ClassVar[OperationKind]
+    RESUME_STREAM: _ClassVar[OperationKind]
+    SET_STREAM_READONLY: _ClassVar[OperationKind]
     JOIN_GROUP: _ClassVar[OperationKind]
     LEAVE_GROUP: _ClassVar[OperationKind]
     CHANGE_GROUP_COORDINATOR: _ClassVar[OperationKind]
 OPERATION_UNSPECIFIED: OperationKind
 CREATE_STREAM: OperationKind
 DELETE_STREAM: OperationKind
+PAUSE_STREAM: OperationKind
+RESUME_STREAM: OperationKind
+SET_STREAM_READONLY: OperationKind
 JOIN_GROUP: OperationKind
 LEAVE_GROUP: OperationKind
 CHANGE_GROUP_COORDINATOR: OperationKind
@@ -144,8 +150,48 @@ class ChangeGroupCoordinator(_message.Message):
     epoch: int
     def __init__(self, group_id: _Optional[str] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
+class PauseStream(_message.Message):
+    __slots__ = ("name", "stream_id", "partitions", "resume_all", "time_ns")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    RESUME_ALL_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    stream_id: bytes
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    resume_all: bool
+    time_ns: int
+    def __init__(self, name: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ..., resume_all: bool = ..., time_ns: _Optional[int] = ...) -> None: ...
+
+class ResumeStream(_message.Message):
+    __slots__ = ("name", "stream_id", "partitions", "time_ns")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    stream_id: bytes
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    time_ns: int
+    def __init__(self, name: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ..., time_ns: _Optional[int] = ...) -> None: ...
+
+class SetStreamReadonly(_message.Message):
+    __slots__ = ("name", "stream_id", "partitions", "readonly", "time_ns")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    READONLY_FIELD_NUMBER: _ClassVar[int]
+    TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    stream_id: bytes
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    readonly: bool
+    time_ns: int
+    def __init__(self, name: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ..., readonly: bool = ..., time_ns: _Optional[int] = ...) -> None: ...
+
 class PartitionState(_message.Message):
-    __slots__ = ("replicas", "isr", "leader", "leader_epoch", "epoch", "paused", "readonly")
+    __slots__ = ("replicas", "isr", "leader", "leader_epoch", "epoch", "paused", "readonly", "pause_first_ns", "pause_latest_ns", "readonly_first_ns", "readonly_latest_ns")
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     ISR_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
@@ -153,6 +199,10 @@ class PartitionState(_message.Message):
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     READONLY_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_FIRST_NS_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_LATEST_NS_FIELD_NUMBER: _ClassVar[int]
+    READONLY_FIRST_NS_FIELD_NUMBER: _ClassVar[int]
+    READONLY_LATEST_NS_FIELD_NUMBER: _ClassVar[int]
     replicas: _containers.RepeatedScalarFieldContainer[str]
     isr: _containers.RepeatedScalarFieldContainer[str]
     leader: str
@@ -160,7 +210,11 @@ class PartitionState(_message.Message):
     epoch: int
     paused: bool
     readonly: bool
-    def __init__(self, replicas: _Optional[_Iterable[str]] = ..., isr: _Optional[_Iterable[str]] = ..., leader: _Optional[str] = ..., leader_epoch: _Optional[int] = ..., epoch: _Optional[int] = ..., paused: bool = ..., readonly: bool = ...) -> None: ...
+    pause_first_ns: int
+    pause_latest_ns: int
+    readonly_first_ns: int
+    readonly_latest_ns: int
+    def __init__(self, replicas: _Optional[_Iterable[str]] = ..., isr: _Optional[_Iterable[str]] = ..., leader: _Optional[str] = ..., leader_epoch: _Optional[int] = ..., epoch: _Optional[int] = ..., paused: bool = ..., readonly: bool = ..., pause_first_ns: _Optional[int] = ..., pause_latest_ns: _Optional[int] = ..., readonly_first_ns: _Optional[int] = ..., readonly_latest_ns: _Optional[int] = ...) -> None: ...
 
 class StreamState(_message.Message):
     __slots__ = ("name", "subject", "group", "stream_id", "creation_ns", "settings", "partitions", "resume_all")

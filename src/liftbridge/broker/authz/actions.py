@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from liftbridge.metadata.validation import CURSORS_STREAM
+
 SERVICE = "/proto.API/"
-CURSORS_STREAM = "__cursors"
 
 
 @dataclass(frozen=True)
