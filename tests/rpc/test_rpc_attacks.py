@@ -135,6 +135,18 @@ async def test_window_updates_by_a_byte_while_the_server_sends(nursery, connect)
         assert (await attacker.goaway()).error_code == ENHANCE_YOUR_CALM
 
 
+async def test_a_client_that_gives_back_every_answer_at_once_is_no_attacker(nursery, connect):
+    """Clients may open both windows by the few bytes of each answer; many small calls are not a flood."""
+    _, port = await serve(nursery, Api(), limits=SMALL)
+    client = await connect(port)
+    request = api_pb2.PublishRequest(stream="echo").SerializeToString()
+    for _ in range(300):
+        stream_id = await client.call("Publish", request)
+        await client.trailers(stream_id)
+        await client.stream.send_all(frame(8, 0, stream_id, b"\0\0\0\5") + frame(8, 0, 0, b"\0\0\0\5"))
+    assert await client.alive()
+
+
 async def test_a_flood_under_cover_of_a_subscription(nursery, connect):
     """What the server sends forgives control frames, but not without end."""
     _, port = await serve(nursery, Api(), limits=SMALL)

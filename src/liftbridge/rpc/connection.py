@@ -39,6 +39,7 @@ _WORTH_A_SEND = 32 * 1024  # bytes for which a system call is cheaper than a cop
 _REMEMBERED_RESETS = 1_000
 _LINGER = 1.0  # seconds for the last frames to reach the peer
 _UNFORGIVEN = 20  # times `max_control_frames` are too many even while the server sends
+_USUAL_UPDATE = 2048  # bytes that a client gives back at once, at least, when it is sent a lot
 _SMALL_UPDATE = 64  # a window that grows by less makes the server send crumbs
 _SHUTTING_DOWN = "the server is shutting down"
 
@@ -85,6 +86,7 @@ class Connection:
         self._control_frames = Meter(limits.max_control_frames, limits.abuse_period)
         self._all_control_frames = Meter(_UNFORGIVEN * limits.max_control_frames, limits.abuse_period)
         self._small_updates = Meter(limits.max_control_frames, limits.abuse_period)
+        self._due_updates = 0  # window updates with which the client may give back what it was sent
         self._out: list[bytes] = []
         self._urgent: list[bytes] = []
         self._out_size = 0
@@ -390,6 +392,14 @@ class Connection:
         if self._resets.exceeded():
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many streams are reset")
 
+    def expect_updates(self, size: int, *, whole: bool) -> None:
+        """So many bytes have left for the client, which will open the windows of stream and connection again.
+
+        However little they were, it may do so when they are `whole`, messages that no window has cut short:
+        else a window that it opens by a byte would be a reason for the next.
+        """
+        self._due_updates += 2 * whole + size // _USUAL_UPDATE
+
     def _count_control_frame(self) -> None:
         if self._control_frames.exceeded() or self._all_control_frames.exceeded():
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry no call")
@@ -572,10 +582,15 @@ class Connection:
         self._count_control_frame()
 
     def _on_window_update(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
-        self._count_control_frame()
         increment = http2.parse_uint32(payload, "WINDOW_UPDATE") & http2.MAX_WINDOW
-        if increment < _SMALL_UPDATE and self._small_updates.exceeded():
-            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many window updates by a few bytes")
+        if self._due_updates:
+            self._due_updates -= 1
+        else:
+            self._count_control_frame()
+            if increment < _SMALL_UPDATE and self._small_updates.exceeded():
+                raise ConnectionFailure(
+                    ErrorCode.ENHANCE_YOUR_CALM, "too many window updates by a few bytes"
+                )
         if not stream_id:
             self.send_window += increment
             if not increment:

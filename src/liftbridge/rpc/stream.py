@@ -268,6 +268,7 @@ class Stream:
             frames = data_frames(self.id, view[position : position + count], connection.peer_max_frame_size)
             connection.write(frames if self._responding else self._response_headers() + frames)
             position += count
+            connection.expect_updates(count, whole=count == size)
             connection.pass_room_on()
         # Without this a handler that always has more to send would never let others run.
         await trio.lowlevel.checkpoint()
@@ -292,6 +293,7 @@ class Stream:
             return
         self.send_window -= size
         connection.send_window -= size
+        connection.expect_updates(size, whole=True)
         frames = data_frames(self.id, data, connection.peer_max_frame_size)
         self._end(self._response_headers() + frames + self._headers_frame(trailers, last=True))
 
