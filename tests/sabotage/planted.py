@@ -388,9 +388,9 @@ REMOVING = (
     Bug(
         "cut-vouches-for-more",
         "a truncation begins the new segment before what it leaves is on disk",
-        "log/log.py",
-        "            sync_data(view.active.fileno())\n",
-        "            view.active.fileno()\n",
+        "log/truncation.py",
+        "            sync_data(self.active.fileno())\n",
+        "            self.active.fileno()\n",
         _log("power_loss.py::test_what_a_truncation_leaves_is_on_disk_before_the_log_goes_on"),
     ),
     Bug(

@@ -48,7 +48,6 @@ from liftbridge._log import (
 from liftbridge.log.awake import awake_logs
 from liftbridge.log.codecs import SegmentCodecs
 from liftbridge.log.compaction import Compacted, Compaction
-from liftbridge.log.compaction_state import truncate_state
 from liftbridge.log.epochs import epochs_of
 from liftbridge.log.errors import LogClosedError, LogFailedError
 from liftbridge.log.files import (
@@ -71,15 +70,14 @@ from liftbridge.log.segments import (
     SealedSegment,
     attached,
     create_segment,
-    cut_segment,
     detached,
-    open_segment,
     open_segments,
-    scan_through,
+    scan_to,
 )
 from liftbridge.log.start import note_start
 from liftbridge.log.swap import swap_steps
 from liftbridge.log.throttle import Throttle
+from liftbridge.log.truncation import Truncation
 
 DEFAULT_READ_BYTES = 262144
 # The active segment's index is written whenever so much more of it is on disk: no start scans more than that.
@@ -419,6 +417,11 @@ class Log:
             leave_distrust(self.directory)
             self._check_usable()
 
+    def _remember(self, segment: Segment) -> None:
+        """Write the index of a segment that is on disk; it saves time at the next start, nothing else."""
+        with suppress(OSError):
+            write_index(segment, self._stream_id, self._partition)
+
     def close(self) -> None:
         """Bring everything to the disk and close; blocking, and harmless when repeated.
 
@@ -508,9 +511,7 @@ class Log:
     def _scanned_active(self, active: Segment) -> Segment:
         end, following = active.end, active.next_offset
         scanned = Segment(os.dup(active.fileno()), active.path, active.base_offset, codec=active.codec)
-        reason = scan_through(scanned, end)
-        if scanned.next_offset < following:
-            scanned.lose_until(following, end, reason)
+        scan_to(scanned, end, following)
         return scanned
 
     def read_frames(
@@ -739,80 +740,24 @@ class Log:
 
     def _truncate(self, offset: int) -> None:
         view = self._view
-        sealed = list(view.sealed)
-        truncate_state(self.directory, (view.holder(offset) or view.active).base_offset)
-        index_path(view.active.path).unlink(missing_ok=True)
-        files = [*sealed, SealedSegment.of(view.active, self._codecs)]
-        count, position, start = self._find_cut(files, view.active, offset)
-        # What stays is on disk before the new segment is: that one's name says that all before it was there.
-        for each, segment in self._unsynced_seals:
-            if each in files[:count]:
-                segment.trim()
-                sync_data(segment.fileno())
-                self._remember(segment)
-        if count == len(files):
-            sync_data(view.active.fileno())
-        # The newest first, so that a crash leaves no gap; and one whose place the new segment takes is
-        # replaced, so that there is always a file whose name tells where the log goes on.
-        for each in reversed(files[count:]):
-            self._drop(each, keep_file=each.base_offset == start)
-        files = files[:count]
-        path = segment_path(self.directory, start)
-        header = SegmentHeader(self._stream_id, self._partition, start, time.time_ns())
-        _, key_slots = self._codecs.fresh()
-        replace_file(path, header.encode(key_slots))
-        # It is there before the last file is cut, so that recovery can tell an unfinished cut from damage.
-        if files:
-            files[-1] = self._cut(files[-1], position, start)
-        fresh, _ = open_segment(path, os.O_RDWR, self._codecs, files[-1].behind if files else Before())
+        truncation = Truncation(
+            self.directory,
+            self._stream_id,
+            self._partition,
+            self._codecs,
+            view.sealed,
+            view.active,
+            self._unsynced_seals,
+        )
+        sealed, fresh = truncation.run(offset)
         fresh.preallocating(self.options.preallocate_bytes)
-        fresh.synced_offset = start
+        fresh.synced_offset = fresh.base_offset
         self._checkpoint = fresh.end
-        self._view = _View(tuple(files), fresh)
-        self._sealed_bytes = sum(each.size for each in files)
+        self._view = _View(tuple(sealed), fresh)
+        self._sealed_bytes = sum(each.size for each in sealed)
         self._unsynced_seals.clear()
-        self._synced_offset = start
+        self._synced_offset = fresh.base_offset
         self._synced_bytes = self._written_bytes
-
-    def _remember(self, segment: Segment) -> None:
-        """Write the index of a segment that is on disk; it saves time at the next start, nothing else."""
-        with suppress(OSError):
-            write_index(segment, self._stream_id, self._partition)
-
-    def _find_cut(self, files: list[SealedSegment], active: Segment, offset: int) -> tuple[int, int, int]:
-        """How many of the files stay, the position to cut the last of them at, and the new `next_offset`."""
-        start = offset
-        for count in range(len(files), 0, -1):
-            last = files[count - 1]
-            if last.base_offset >= start and count > 1:
-                continue
-            holder = active if last.base_offset == active.base_offset else last.open()
-            position, start = holder.boundary(start)
-            if start > last.base_offset:
-                return count, position, start
-        return 0, 0, start
-
-    def _drop(self, sealed: SealedSegment, *, keep_file: bool) -> None:
-        open_segments.forget(sealed)
-        index_path(sealed.path).unlink(missing_ok=True)
-        sync_directory(self.directory)  # an index without its file is a witness of a loss
-        if not keep_file:
-            sealed.path.unlink()
-            sync_directory(self.directory)
-
-    def _cut(self, sealed: SealedSegment, position: int, following: int) -> SealedSegment:
-        """Cut a segment off at a byte that is the offset `following`."""
-        open_segments.forget(sealed)
-        index_path(sealed.path).unlink(missing_ok=True)
-        sync_directory(self.directory)  # an index that knows of more would make damage of this
-        cut_segment(sealed.path, position, following)
-        segment, _ = open_segment(sealed.path, os.O_RDWR, self._codecs, Before())
-        reason = scan_through(segment, position)
-        if segment.next_offset < following:
-            segment.lose_until(following, position, reason or "what was there is missing")
-        if not segment.holes:
-            self._remember(segment)
-        return SealedSegment.of(segment, self._codecs)
 
     # ---- compaction ----
 

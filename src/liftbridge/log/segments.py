@@ -119,10 +119,8 @@ class SealedSegment:
         opened, _ = open_segment(self.path, os.O_RDONLY, self.codecs, Before())
         if believe_index and not self.damaged and load_index(opened, self.summary):
             return opened
-        size = os.fstat(opened.fileno()).st_size
-        reason = scan_through(opened, size if self.damaged else self.summary.end)
-        if opened.next_offset < self.next_offset:
-            opened.lose_until(self.next_offset, max(size, opened.end), reason or "the segment ends too early")
+        end = os.fstat(opened.fileno()).st_size if self.damaged else self.summary.end
+        scan_to(opened, end, self.next_offset)
         return opened
 
 
@@ -199,6 +197,16 @@ def scan_through(segment: Segment, size: int) -> str:
         if position < 0:
             return reason or ("" if is_zero(segment.fileno(), segment.end, size) else ZEROS)
         segment.skip(position, reason or ZEROS)
+
+
+def scan_to(segment: Segment, size: int, following: int, missing: str = "the segment ends too early") -> None:
+    """As `scan_through`, of a segment that has had all offsets below `following`: the rest is a hole.
+
+    `missing` says what is wrong when the bytes do not. Raises OSError.
+    """
+    reason = scan_through(segment, size)
+    if segment.next_offset < following:
+        segment.lose_until(following, max(size, segment.end), reason or missing)
 
 
 def is_zero(fd: int, start: int, end: int) -> bool:

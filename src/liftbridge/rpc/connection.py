@@ -588,9 +588,7 @@ class Connection:
         else:
             self._count_control_frame()
             if increment < _SMALL_UPDATE and self._small_updates.exceeded():
-                raise ConnectionFailure(
-                    ErrorCode.ENHANCE_YOUR_CALM, "too many window updates by a few bytes"
-                )
+                raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many window updates by a few bytes")
         if not stream_id:
             self.send_window += increment
             if not increment:
