@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import threading
+import uuid
 
 import pytest
 from compaction_helpers import (
@@ -16,13 +17,21 @@ from compaction_helpers import (
     open_compacted,
     stored,
 )
-from log_helpers import PREFIX, messages, read_all, read_all_reverse, segments
+from log_helpers import PREFIX, STREAM, messages, read_all, read_all_reverse, segments
 
 import liftbridge.log.log as log_module
-from liftbridge.log import LogClosedError, LogDamagedError, LogFailedError, LogOptions, Throttle
+from liftbridge.log import (
+    ForeignLogError,
+    LogClosedError,
+    LogDamagedError,
+    LogFailedError,
+    LogOptions,
+    Throttle,
+)
 from liftbridge.log import files as files_module
 from liftbridge.log.compaction_state import STATE_NAME
 from liftbridge.log.files import index_path
+from liftbridge.log.header import SegmentHeader
 from liftbridge.log.recovery import recover
 from liftbridge.log.segments import PlainBodies, open_segments
 from liftbridge.log.swap import CLEANED_SUFFIX, SWAP_SUFFIX, finish_swaps, swap_steps
@@ -139,9 +148,9 @@ def test_a_crash_inside_the_removal_of_the_old_files(tmp_path, monkeypatch):
                 )
                 if after < 2:
                     with pytest.raises(CrashError):
-                        finish_swaps(again)
+                        finish_swaps(again, STREAM, 3)
                 else:
-                    finish_swaps(again)
+                    finish_swaps(again, STREAM, 3)
             check_recovered(again, before, end)
     assert len(olds) > 5
     log.close()
@@ -189,6 +198,17 @@ def test_a_swap_that_cannot_be_one_is_refused(tmp_path, content):
     swap = tmp_path / f"{0:020d}.log{SWAP_SUFFIX}"
     swap.write_bytes(segments(tmp_path)[0].read_bytes() if content is None else content)
     with pytest.raises(LogDamagedError):
+        recover(tmp_path, log._stream_id, 3, PlainBodies())
+    assert names(tmp_path) == {*before, swap.name}, "nothing was removed for it"
+
+
+def test_a_swap_of_another_log_is_refused(tmp_path):
+    log = build(tmp_path)
+    log.close()
+    before = names(tmp_path)
+    swap = tmp_path / f"{0:020d}.log{SWAP_SUFFIX}"
+    swap.write_bytes(SegmentHeader(uuid.uuid4(), 3, 0, 0, end_offset=10).encode(b""))
+    with pytest.raises(ForeignLogError, match="not to stream"):
         recover(tmp_path, log._stream_id, 3, PlainBodies())
     assert names(tmp_path) == {*before, swap.name}, "nothing was removed for it"
 

@@ -7,9 +7,11 @@ the old or the new content is there. Temporary files end in `.tmp`; the next sta
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +20,7 @@ INDEX_SUFFIX = ".index"
 TEMPORARY_SUFFIX = ".tmp"
 DISTRUST_NAME = "sync-failed"
 FILE_MODE = 0o640
+PIECE_BYTES = 1 << 20
 
 
 def segment_path(directory: Path, base_offset: int) -> Path:
@@ -80,22 +83,22 @@ def leave_distrust(directory: Path) -> None:
 
 def write_again(path: Path) -> None:
     """Replace a file by a copy of itself that is on the medium; raises OSError, and then it is as it was."""
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        target = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
-        try:
-            position = 0
-            while piece := os.pread(source, 1 << 20, position):
-                write_all(target, piece, position)
-                position += len(piece)
-            sync_data(target)
-        finally:
-            os.close(target)
-        temporary.replace(path)
+        replace_file(path, pieces(source, 0, os.fstat(source).st_size))
     finally:
         os.close(source)
-    sync_directory(path.parent)
+
+
+def pieces(fd: int, start: int, stop: int) -> Iterator[bytes]:
+    """Yield the bytes of a file between two positions, a piece at a time. Raises OSError, also when there are
+    fewer."""
+    while start < stop:
+        piece = os.pread(fd, min(stop - start, PIECE_BYTES), start)
+        if not piece:
+            raise OSError(errno.EIO, f"the file ends at byte {start}, before byte {stop}")
+        yield piece
+        start += len(piece)
 
 
 def write_all(fd: int, data: bytes, position: int) -> None:
@@ -107,13 +110,16 @@ def write_all(fd: int, data: bytes, position: int) -> None:
         position += written
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Give the file this content, durably and at once; on OSError it has its old content."""
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
     try:
         try:
-            write_all(fd, data, 0)
+            end = 0
+            for piece in (content,) if isinstance(content, bytes) else content:
+                write_all(fd, piece, end)
+                end += len(piece)
             sync_data(fd)
         finally:
             os.close(fd)

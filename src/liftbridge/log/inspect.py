@@ -177,6 +177,11 @@ class LogInspector:
             return None
         if header.end_offset is None or header.base_offset != _base_of(swap):
             return None
+        if self.stream_id is not None and (header.stream_id, header.partition) != (
+            self.stream_id,
+            self.partition,
+        ):
+            return None
         return header.base_offset, header.end_offset
 
     def _sort_in(self, path: Path, in_place: list[Segment], misplaced: list[Segment]) -> Iterator[Item]:

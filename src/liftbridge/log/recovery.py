@@ -191,7 +191,7 @@ class _Recovery:
         """What was found; None when something was cut off, and everything is to be looked at again."""
         make_directory(self.directory)
         self._dispel_distrust()
-        finish_swaps(self.directory)
+        finish_swaps(self.directory, self.stream_id, self.partition)
         paths = self._from_start(self._clean_up())
         # Retention may have removed all files but one; then its name is all that remembers the offset.
         first = int(paths[0].stem) if paths else self._without_files()

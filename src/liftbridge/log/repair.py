@@ -17,16 +17,16 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from liftbridge._log import SEGMENT_HEADER_BYTES, Segment
-from liftbridge.log.files import FILE_MODE, TEMPORARY_SUFFIX, sync_data, sync_directory, write_all
+from liftbridge.log.files import pieces, replace_file, sync_directory
 from liftbridge.log.header import KEY_SLOTS, SegmentHeader
 from liftbridge.log.recovery import Damage, recover
 from liftbridge.log.segments import Codecs, SealedSegment
 
 DAMAGED_SUFFIX = ".damaged"
-_COPY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -59,27 +59,12 @@ def _write_anew(sealed: SealedSegment, stream_id: uuid.UUID, partition: int) -> 
     segment = sealed.open(believe_index=False)
     slots = os.pread(segment.fileno(), SEGMENT_HEADER_BYTES, 0)[KEY_SLOTS:]
     header = SegmentHeader(stream_id, partition, sealed.base_offset, time.time_ns(), sealed.next_offset)
-    temporary = sealed.path.with_name(sealed.path.name + TEMPORARY_SUFFIX)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
-    try:
-        write_all(fd, header.encode(slots), 0)
-        end = SEGMENT_HEADER_BYTES
-        for start, stop in _good_stretches(segment):
-            while start < stop:
-                piece = os.pread(segment.fileno(), min(stop - start, _COPY_BYTES), start)
-                assert piece, "a stretch that was scanned ends early"
-                write_all(fd, piece, end)
-                start += len(piece)
-                end += len(piece)
-        sync_data(fd)
-    finally:
-        os.close(fd)
     kept = sealed.path.with_name(sealed.path.name + DAMAGED_SUFFIX)
     kept.unlink(missing_ok=True)
     os.link(sealed.path, kept)
     sync_directory(sealed.path.parent)
-    temporary.replace(sealed.path)
-    sync_directory(sealed.path.parent)
+    stretches = (pieces(segment.fileno(), start, stop) for start, stop in _good_stretches(segment))
+    replace_file(sealed.path, chain([header.encode(slots)], chain.from_iterable(stretches)))
     return kept
 
 

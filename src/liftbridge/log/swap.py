@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from liftbridge._log import SEGMENT_HEADER_BYTES
-from liftbridge.log.errors import LogDamagedError
+from liftbridge.log.errors import ForeignLogError, LogDamagedError
 from liftbridge.log.files import index_path, segment_path, sync_directory
 from liftbridge.log.header import SegmentHeader
 
@@ -72,11 +73,11 @@ def _remove_range(segment: Path, end_offset: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def finish_swaps(directory: Path) -> None:
+def finish_swaps(directory: Path, stream_id: uuid.UUID, partition: int) -> None:
     """Bring every segment file into its place that a crash has kept on the way; blocking.
 
     To be called before anything else looks at the directory. Raises LogDamagedError for a file that cannot be
-    what it should be, and then has removed nothing for it; OSError.
+    what it should be, ForeignLogError for another log's, and then has removed nothing for it; OSError.
     """
     names = sorted(entry.name for entry in directory.iterdir())
     for name in names:
@@ -84,12 +85,12 @@ def finish_swaps(directory: Path) -> None:
             (directory / name).unlink()
     for name in names:
         if name.endswith(SWAP_SUFFIX):
-            segment, end_offset = _judge(directory / name)
+            segment, end_offset = _judge(directory / name, stream_id, partition)
             for step in _finishing_steps(segment, end_offset):
                 step()
 
 
-def _judge(swap: Path) -> tuple[Path, int]:
+def _judge(swap: Path, stream_id: uuid.UUID, partition: int) -> tuple[Path, int]:
     """The segment that a `.swap` file is to become, and the end of its range."""
     fd = os.open(swap, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -102,5 +103,10 @@ def _judge(swap: Path) -> tuple[Path, int]:
     if header is None or header.end_offset < 0 or segment != segment_path(swap.parent, header.base_offset):
         raise LogDamagedError(
             swap, 0, "its header is not that of the compacted segment that its name tells of"
+        )
+    if (header.stream_id, header.partition) != (stream_id, partition):
+        raise ForeignLogError(
+            f"{swap} belongs to stream {header.stream_id} partition {header.partition}, not to stream "
+            f"{stream_id} partition {partition}; move the file away"
         )
     return segment, header.end_offset
