@@ -212,6 +212,26 @@ def test_what_a_truncation_leaves_is_on_disk_before_the_log_goes_on(machine, scr
 
 
 @pytest.mark.parametrize("order", Order, ids=lambda order: order.value)
+def test_a_truncation_that_was_killed_is_finished_for_good(machine, scratch, order):
+    """What it has removed, though not durably, does not come back after the next start."""
+    script = [("open", 0), *[("append", 9)] * 4, ("open", 0), ("truncate", 20)]
+    calls = [
+        machine.run("script", empty(scratch / name), plan(CHANGES), script=part, options=ONE_SEGMENT).answer[
+            "calls"
+        ]
+        for name, part in (("before", script[:-1]), ("all", script))
+    ]
+    for at in range(calls[0] + 1, calls[1] + 1):
+        run = new_run(machine, scratch / f"run{at}", ONE_SEGMENT)
+        for _ in run.go(script, plan(CHANGES, at, Action.KILL_AFTER)):
+            pass
+        for event in run.go([("open", 0)]):
+            for seed in range(3):
+                with case(f"call {at}, event {event}, seed {seed}"):
+                    run.after_power_loss(f"{at} {event} {seed}", order, scratch / "left").check()
+
+
+@pytest.mark.parametrize("order", Order, ids=lambda order: order.value)
 def test_a_recovery_makes_no_proof_of_what_it_may_yet_cut_off(machine, scratch, order):
     """An index file says that all before it was on disk; none is written behind damage not judged yet."""
     run = new_run(machine, scratch / "run", OPTIONS)
