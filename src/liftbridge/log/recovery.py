@@ -427,7 +427,7 @@ class _Recovery:
         # Of what is to be cut off any part may be gone, as of what the next file's name tells of nothing.
         holes = [hole for hole in segment.holes if hole[0] <= following <= hole[1]]
         position = holes[0][2] if holes else segment.boundary(following)[0]
-        # Its index is gone already, perhaps, but the directory was not synced: it would come back as a witness.
+        # Its index may be gone already, and not durably: it would come back as a witness.
         index_path(segment.path).unlink(missing_ok=True)
         sync_directory(self.directory)
         self.truncated_bytes += size - position
