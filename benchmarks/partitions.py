@@ -5,8 +5,8 @@ after a kill, each time by a process of its own, with as many threads as `--work
 server uses). Then a real server: streams of 100 partitions are created over gRPC, the server is stopped,
 started, killed and started again, and looked at while it is idle. The files are in the page cache throughout.
 
-Every partition holds a descriptor open, and the server keeps half of those that it may have for other uses;
-where `ulimit -n` is too low for `--partitions`, fewer are measured, and it is said.
+Logs that are idle give back their descriptor when there are many (`liftbridge.log.awake`), so the limit of open files
+does not bound `--partitions`; it is raised as far as it may be.
 
     python benchmarks/partitions.py [--partitions 10000] [--workers 1 40] [--idle 15] [--directory .]
 """
@@ -44,8 +44,6 @@ from liftbridge.log import BatchBuilder, Log, LogOptions
 from liftbridge.proto import api_grpc, api_pb2
 
 STREAM_PARTITIONS = 100
-SPARE_DESCRIPTORS = 200
-SERVER_SHARE = 0.5  # of the descriptors, for partitions (liftbridge.broker.streams)
 START_SECONDS = 600.0
 TIMESTAMP = 1_700_000_000_000_000_000
 SEALED_SEGMENTS = 1_000
@@ -74,24 +72,10 @@ def descriptors(pid: int | str) -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
-def allowed(wanted: int) -> tuple[int, int]:
-    """How many logs and how many partitions of a server the limit of open files carries."""
+def raise_limit() -> None:
+    """Let this process and its children open as many files as they may."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    limit = sys.maxsize if hard == resource.RLIM_INFINITY else hard
-    logs = min(wanted, limit - SPARE_DESCRIPTORS)
-    partitions = min(wanted, int(limit * SERVER_SHARE)) // STREAM_PARTITIONS * STREAM_PARTITIONS
-    if logs < wanted or partitions < wanted:
-        print(
-            f"{wanted:,} partitions need {int(wanted / SERVER_SHARE):,} open files and `ulimit -Hn` is "
-            f"{limit:,}: measuring {logs:,} logs and a server with {partitions:,} partitions",
-            file=sys.stderr,
-        )
-    if not partitions:
-        raise SystemExit(
-            f"`ulimit -Hn` is {limit:,}, too low for one stream of {STREAM_PARTITIONS} partitions"
-        )
-    return logs, partitions
 
 
 # ---- logs, in a process of their own ----
@@ -382,15 +366,17 @@ def main() -> int:
     if arguments.child:
         print(json.dumps(child(arguments.child, directory, arguments.partitions, arguments.workers[0])))
         return 0
-    logs, partitions = allowed(arguments.partitions)
+    raise_limit()
+    partitions = arguments.partitions
     facts = machine.describe()
     print(machine_line(facts), flush=True)
     everything: dict[str, object] = {"machine": facts}
     if arguments.only != "server":
         opened = {
-            workers: measure_logs(directory, logs, workers, arguments.repeat) for workers in arguments.workers
+            workers: measure_logs(directory, partitions, workers, arguments.repeat)
+            for workers in arguments.workers
         }
-        tell_logs(opened, logs)
+        tell_logs(opened, partitions)
         everything["logs"] = opened
         with tempfile.TemporaryDirectory(dir=directory) as name:
             everything["sealed"] = sealed = read_sealed(Path(name))
