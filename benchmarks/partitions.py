@@ -5,8 +5,8 @@ after a kill, each time by a process of its own, with as many threads as `--work
 server uses). Then a real server: streams of 100 partitions are created over gRPC, the server is stopped,
 started, killed and started again, and looked at while it is idle. The files are in the page cache throughout.
 
-Logs that are idle give back their descriptor when there are many (`liftbridge.log.awake`), so the limit of open
-files does not bound `--partitions`; it is raised as far as it may be.
+Logs that are idle give back their descriptor when there are many (`liftbridge.log.awake`), so the limit of
+open files does not bound `--partitions`; it is raised as far as it may be.
 
     python benchmarks/partitions.py [--partitions 10000] [--workers 1 40] [--idle 15] [--directory .]
 """
