@@ -158,14 +158,14 @@ class Server:
                 host, port = listeners[0].socket.getsockname()[:2]
                 await _wait_for_nats(servers, (ingest.connection, acks, publisher.connection))
                 controller = await metadata.enter_async_context(self._controller(data))
-                flusher = Flusher()
-                await disk.start(flusher.run)
-                cleaner = _cleaner(config)
-                await disk.start(cleaner.run)
-                space = DiskSpace(data.path, config.streams.disk_min_free)
-                await disk.start(space.run)
-                autopause = AutoPause()
-                power_lost = await trio.to_thread.run_sync(power_may_be_lost, data.path)
+                flusher, cleaner, space, autopause = (
+                    Flusher(),
+                    _cleaner(config),
+                    self._space(data),
+                    AutoPause(),
+                )
+                for role in (flusher, cleaner, space):
+                    await disk.start(role.run)
                 streams = Streams(
                     config,
                     data.path,
@@ -176,7 +176,7 @@ class Server:
                     cleaner=cleaner,
                     space=space,
                     routes=publisher.routes,
-                    power_lost=power_lost,
+                    power_lost=await trio.to_thread.run_sync(power_may_be_lost, data.path),
                     autopause=autopause,
                     published=publisher.published,
                 )
@@ -185,18 +185,16 @@ class Server:
                 pausing = Pausing(controller, streams, time.time_ns)
                 partitions.start_soon(autopause.run, pausing.pause_idle)
                 await _remember_boot(data.path)
-                internal_publisher = InternalPublisher(publisher, config.clustering.namespace)
-                await _start_publisher(publisher, internal_publisher)
+                own_publisher = InternalPublisher(publisher, config.clustering.namespace)
+                await _start_publisher(publisher, own_publisher)
                 await create_internal_streams(config, controller, streams, time.time_ns)
                 own_partitions = OwnPartitions(streams, pausing.ready)
                 cursors = Cursors(
-                    controller.state, own_partitions, internal_publisher, config.cursors.index_max_bytes
+                    controller.state, own_partitions, own_publisher, config.cursors.index_max_bytes
                 )
                 internal.start_soon(cursors.warm)
                 if config.activity.stream_enabled:
-                    activity = Activity(
-                        config.activity, data.path, controller, own_partitions, internal_publisher
-                    )
+                    activity = Activity(config.activity, data.path, controller, own_partitions, own_publisher)
                     controller.subscribe(activity.note)
                     internal.start_soon(activity.run)
                 groups = ConsumerGroups(controller, config.groups)
@@ -238,6 +236,9 @@ class Server:
             yield data
         finally:
             data.close()
+
+    def _space(self, data: DataDirectory) -> DiskSpace:
+        return DiskSpace(data.path, self._config.streams.disk_min_free)
 
     @asynccontextmanager
     async def _controller(self, data: DataDirectory) -> AsyncIterator[Controller]:
