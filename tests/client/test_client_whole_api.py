@@ -1,28 +1,14 @@
-"""Pausing, read-only partitions, cursors and consumer groups through the client.
-
-A server without one of these must say so with `UnsupportedError`; then the rest of that test is skipped.
-"""
+"""Pausing, read-only partitions, cursors and consumer groups through the client."""
 
 from __future__ import annotations
 
-import contextlib
-
 import anyio
 import pytest
-from calls import PATIENCE, fresh
+from calls import fresh
 from client_support import both_backends, run, take
 from harness import Server
 
 import liftbridge.client as lc
-from liftbridge.proto import api_pb2
-
-
-@contextlib.contextmanager
-def skipped_without(feature):
-    try:
-        yield
-    except lc.UnsupportedError:
-        pytest.skip(f"this server has no {feature}")
 
 
 @both_backends
@@ -45,8 +31,7 @@ def test_pausing_and_resuming(server, backend):
             await client.pause_stream(name)
             assert (await client.publish(name, b"resumes it")).offset == 2
 
-    with skipped_without("PauseStream"):
-        run(backend, scenario)
+    run(backend, scenario)
 
 
 @both_backends
@@ -71,8 +56,7 @@ def test_readonly(server, backend):
             await client.set_readonly(name, readonly=False)
             assert (await client.publish(name, b"two")).offset == 1
 
-    with skipped_without("SetStreamReadonly"):
-        run(backend, scenario)
+    run(backend, scenario)
 
 
 @pytest.fixture
@@ -80,9 +64,6 @@ def with_cursors(tmp_path):
     """A server with cursors, and groups that notice a dead member soon."""
     config = {"cursors.stream.partitions": 3, "groups.consumer.timeout": "2s"}
     with Server(tmp_path / "server", config) as server:
-        metadata = server.api().FetchMetadata(api_pb2.FetchMetadataRequest(), timeout=PATIENCE)
-        if "__cursors" not in [stream.name for stream in metadata.streamMetadata]:
-            pytest.skip("this server has no cursors")
         yield server
 
 
@@ -95,8 +76,7 @@ def test_cursors(with_cursors, backend):
                 await client.set_cursor("c", "s", 1, offset)
                 assert await client.fetch_cursor("c", "s", 1) == offset
 
-    with skipped_without("cursors"):
-        run(backend, scenario)
+    run(backend, scenario)
 
 
 @both_backends
@@ -127,8 +107,7 @@ def test_a_group_goes_on_where_its_members_left_it(with_cursors, backend):
                             break
             assert sorted(handled) == [(p, offset) for p in range(2) for offset in range(30)]
 
-    with skipped_without("consumer groups"):
-        run(backend, scenario)
+    run(backend, scenario)
 
 
 @both_backends
@@ -145,5 +124,4 @@ def test_members_share_the_partitions(with_cursors, backend):
                 while sum(map(len, first.assignments.values())) < 4:
                     await anyio.sleep(0.01)
 
-    with skipped_without("consumer groups"):
-        run(backend, scenario)
+    run(backend, scenario)
