@@ -197,6 +197,25 @@ def test_positions_that_make_no_sense_are_refused():
 
 
 @both_backends
+def test_a_read_that_is_cancelled_loses_nothing(shared, backend):
+    name = fresh()
+
+    async def scenario():
+        async with lc.connect(shared.address) as client:
+            await client.create_stream(name)
+            async with client.subscribe(name, start="earliest") as messages:
+                for _ in range(20):
+                    await client.publish(name, b"")
+                    with anyio.CancelScope() as scope:
+                        scope.cancel()
+                        await take(messages, 1)
+                    assert scope.cancelled_caught
+                assert [m.offset for m in await take(messages, 20)] == list(range(20))
+
+    run(backend, scenario)
+
+
+@both_backends
 def test_a_deleted_stream_ends_its_subscriptions(shared, backend):
     name = fresh()
 

@@ -188,6 +188,31 @@ def test_a_subscription_to_new_messages_misses_none_though_nothing_had_arrived(t
 
 
 @both_backends
+def test_a_read_that_is_cancelled_while_the_server_is_away_ends_nothing(tmp_path, backend):
+    server = Server(tmp_path / "server")
+
+    async def scenario():
+        async with lc.connect(server.address) as client:
+            await client.create_stream(name := fresh())
+            async with client.subscribe(name) as messages:
+                await in_thread(server.kill)
+                for _ in range(2):
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(take, messages, 1)
+                        while not messages.faults:
+                            await anyio.sleep(0.01)
+                        await anyio.wait_all_tasks_blocked()
+                        tasks.cancel_scope.cancel()
+                await in_thread(server.start)
+                await client.publish(name, b"one", at_least_once=True)
+                assert [m.value for m in await take(messages, 1)] == [b"one"]
+                assert messages.faults == 1
+
+    with server:
+        run(backend, scenario)
+
+
+@both_backends
 def test_a_stream_made_anew_is_not_taken_for_the_old_one(tmp_path, backend):
     server = Server(tmp_path / "server")
 

@@ -35,6 +35,27 @@ def test_pausing_and_resuming(server, backend):
 
 
 @both_backends
+def test_a_subscription_that_resumes_goes_on_through_pauses(server, backend):
+    async def scenario():
+        async with lc.connect(server.address) as client:
+            await client.create_stream(name := fresh())
+            async with client.subscribe(name, start="earliest", resume=True) as messages:
+                for number in range(3):
+                    await client.publish(name, b"%d" % number)
+                    assert [m.value for m in await take(messages, 1)] == [b"%d" % number]
+                    await client.pause_stream(name)
+                    with anyio.CancelScope() as scope:
+                        async with anyio.create_task_group() as tasks:
+                            tasks.start_soon(take, messages, 1)
+                            while (await client.stream(name)).partitions[0].paused:
+                                await anyio.sleep(0.01)
+                            scope.cancel()
+            assert messages.faults == 3
+
+    run(backend, scenario)
+
+
+@both_backends
 def test_readonly(server, backend):
     async def scenario():
         async with lc.connect(server.address) as client:

@@ -414,7 +414,7 @@ class Client:
             start: where to begin.
             stop: where to end, inclusive.
             reverse: from start towards older messages; ends at the oldest.
-            resume: resume the partition if it is paused.
+            resume: resume the partition if it is paused, now or while it is read.
             read_replica: any in-sync replica may answer, and may lag behind.
 
         Returns:

@@ -103,7 +103,7 @@ class Subscription:
     raises:
 
     - `StreamDeletedError`: the stream was deleted.
-    - `PartitionPausedError`: the partition was paused.
+    - `PartitionPausedError`: the partition was paused, and the subscription is not one that resumes it.
     - `PartitionReadonlyError`: the partition is read-only and was read to its end.
     - `LogTruncatedError`: the partition does not go on where it was left.
     - `ConsumerReplacedError`: another member of the group reads the partition.
@@ -122,6 +122,8 @@ class Subscription:
         self._arrived: Iterator[Message] = iter(())
         self._handshake: list[bytes] = []  # what came with it
         self._last: int | None = None  # offset of the last message that has arrived
+        self._lost: RpcError | None = None  # why it has to be opened again, until it is
+        self._at_once = False  # whether the first attempt to do so needs no pause before it
         self._faulty: Pauses | None = None
         self._live_since = 0.0
         self._check_next = False
@@ -169,9 +171,13 @@ class Subscription:
 
     async def _batch(self) -> list[Message]:
         while True:
+            # Here, as a cancellation behind `receive` would lose what it has returned.
+            await anyio.lowlevel.checkpoint()
             if self._ended:
-                await anyio.lowlevel.checkpoint()
                 return []
+            if self._lost is not None:  # a read was cancelled before it was opened again
+                await self._go_on(self._lost)
+                continue
             call = self._call
             if call is None:
                 raise ClientClosedError("a subscription is read inside of its `async with` block")
@@ -183,7 +189,6 @@ class Subscription:
             except RpcError as error:
                 await self._on_end(error)
                 continue
-            await anyio.lowlevel.checkpoint()
             return self._decode(raw)
 
     def _decode(self, raw: list[bytes]) -> list[Message]:
@@ -303,6 +308,7 @@ class Subscription:
                 raise DeadlineExceededError(StatusCode.DEADLINE_EXCEEDED, text) from None
             raise
         self._call = call
+        self._lost = None
         self._handshake = first[1:]
         self._check_next = True
         self._live_since = anyio.current_time()
@@ -330,30 +336,36 @@ class Subscription:
         if error.code is StatusCode.NOT_FOUND:
             self.close()
             raise StreamDeletedError(error.code, f"stream {wanted.stream!r} was deleted") from error
-        if error.code is StatusCode.FAILED_PRECONDITION:
+        if error.code is StatusCode.FAILED_PRECONDITION and not wanted.resume:
             self.close()
-            text = f"{self._name} is paused: publish to it, or subscribe with resume=True"
-            raise PartitionPausedError(error.code, text) from error
-        if error.code not in (*_TRANSIENT, StatusCode.INTERNAL):
+            raise self._paused(error) from error
+        if error.code not in (*_TRANSIENT, StatusCode.INTERNAL, StatusCode.FAILED_PRECONDITION):
             self.close()
             raise error
-        await self._go_on(error)
-
-    async def _go_on(self, fault: RpcError) -> None:
-        """Open the subscription again, where it was left."""
         self.faults += 1
         self._call = None
+        self._lost = error
+        self._at_once = self._faulty is None or anyio.current_time() - self._live_since > _STEADY
+        if self._at_once:
+            self._faulty = Pauses(self._options.retry_timeout, self._options.retry_pause)
+        await self._go_on(error)
+
+    def _paused(self, error: RpcError) -> PartitionPausedError:
+        text = f"{self._name} is paused: publish to it, or subscribe with resume=True"
+        return PartitionPausedError(error.code, text)
+
+    async def _go_on(self, fault: RpcError) -> None:
+        """Open the subscription again, where it was left; when this is cancelled, the next read does it."""
         if self._done():
             self.close()
             return
         self._continue_at_last()
-        if self._faulty is None or anyio.current_time() - self._live_since > _STEADY:
-            self._faulty = Pauses(self._options.retry_timeout, self._options.retry_pause)
-        elif not await self._faulty.wait():  # it came up, delivered nothing and broke again
+        pauses, reason = self._faulty, fault
+        assert pauses is not None
+        at_once, self._at_once = self._at_once, False
+        if not at_once and not await pauses.wait():  # it came up, delivered nothing and broke again
             self.close()
-            raise fault
-        pauses = self._faulty
-        reason = fault
+            raise self._paused(fault) if fault.code is StatusCode.FAILED_PRECONDITION else fault
         while True:
             try:
                 await self._open(pauses)
