@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from calls import fresh
-from client_support import both_backends, run, take
+from calls import PATIENCE, fresh
+from client_support import both_backends, in_thread, run, take
 from harness import Server
 
 import liftbridge.client as lc
+from liftbridge.proto import api_pb2
 
 
 @both_backends
@@ -144,5 +145,30 @@ def test_members_share_the_partitions(with_cursors, backend):
                         await anyio.sleep(0.01)
                 while sum(map(len, first.assignments.values())) < 4:
                     await anyio.sleep(0.01)
+
+    run(backend, scenario)
+
+
+@both_backends
+def test_a_member_that_leaves_while_it_hands_over_stores_what_it_has_handled(with_cursors, backend):
+    def join(name):
+        request = api_pb2.JoinConsumerGroupRequest(groupId="g", consumerId="silent", streams=[name])
+        with_cursors.api().JoinConsumerGroup(request, timeout=PATIENCE)
+
+    async def scenario():
+        async with lc.connect(with_cursors.address) as client:
+            await client.create_stream(name := fresh(), partitions=2)
+            for number in range(20):
+                await client.publish(name, b"", partition=number % 2)
+            options = {"start": "earliest", "checkpoint_interval": 0, "handover": 2 * PATIENCE}
+            async with client.consumer("g", "a", streams=[name], **options) as first:
+                async for message in first:
+                    if (message.partition, message.offset) == (1, 5):
+                        break
+                await in_thread(join, name)
+                while first.assignments != {name: (0,)}:
+                    await anyio.sleep(0.01)
+            # It was busy with the sixth message until the end, so that is not handled.
+            assert await client.fetch_cursor("__group:g", name, 1) == 4
 
     run(backend, scenario)

@@ -55,6 +55,8 @@ class _Place:
     stream: str
     partition: int
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    storing: anyio.Lock = field(default_factory=anyio.Lock)
+    """One position is stored at a time: an older one must not arrive behind a newer one."""
     handled: int | None = None
     stored: int | None = None
     revoked: bool = False
@@ -99,6 +101,7 @@ class Consumer:
         self._poll_interval = 1.0
         self._coordinator_timeout = 15.0
         self._places: dict[tuple[str, int], _Place] = {}
+        self._handing_over: set[_Place] = set()
         self._sender, self._receiver = anyio.create_memory_object_stream[tuple[_Place, list[Message]]](1)
         self._batch: list[Message] = []
         self._batch_place: _Place | None = None
@@ -157,10 +160,11 @@ class Consumer:
             self._let_go.set()
 
     async def _store(self, place: _Place) -> None:
-        handled = place.handled
-        if handled is not None and handled != place.stored:
-            await self._set_cursor(self._cursor_id, place.stream, place.partition, handled)
-            place.stored = handled
+        async with place.storing:
+            handled = place.handled
+            if handled is not None and handled != place.stored:
+                await self._set_cursor(self._cursor_id, place.stream, place.partition, handled)
+                place.stored = handled
 
     # Membership.
 
@@ -186,6 +190,8 @@ class Consumer:
         self._current = None
         try:
             await self.checkpoint()
+            for place in self._handing_over:
+                await self._store(place)
         except LiftbridgeError as error:
             logger.warning("consumer %s: the last positions are not stored: %s", self.id, error)
         request = api_pb2.LeaveConsumerGroupRequest(groupId=self.group, consumerId=self.id)
@@ -296,6 +302,7 @@ class Consumer:
     async def _hand_over(self, place: _Place) -> None:
         """Store where the next owner is to go on, with the message that is being handled if it is done
         soon."""
+        self._handing_over.add(place)  # when this is cancelled, `leave` does it
         with anyio.move_on_after(self._handover / 2):
             while self._current is not None and self._current[0] is place:
                 self._let_go = anyio.Event()
@@ -305,6 +312,7 @@ class Consumer:
                 await self._store(place)
         except RpcError as error:
             logger.warning("consumer %s: a last position is not stored: %s", self.id, error)
+        self._handing_over.discard(place)
 
     async def _read(self, place: _Place) -> None:
         """Read a partition until it is taken away."""
