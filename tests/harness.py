@@ -288,10 +288,10 @@ class Nats:
         self.port = int(yaml.safe_load(found[0].read_text())["nats"][0].rpartition(":")[2])
         return self
 
-    def stop(self) -> None:
-        """End it at once."""
+    def stop(self, number: int = signal.SIGKILL) -> None:
+        """End it, at once unless another signal is given."""
         if self.process is not None:
-            self.process.kill()
+            self.process.send_signal(number)
             self.process.wait(10)
             self.process = None
 
