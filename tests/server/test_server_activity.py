@@ -203,10 +203,12 @@ def test_operations_beyond_those_in_memory_come_from_the_journal(tmp_path):
 )
 def test_a_stream_that_retention_has_emptied_does_not_begin_anew(server, api):
     create(api, "orders")
-    until(lambda: partition_metadata(api, ACTIVITY).highWatermark == 1)
-    until(lambda: partition_metadata(api, ACTIVITY).newestOffset == -1)
     file = server.data_dir / "metadata" / "activity"
     until(lambda: file.exists() and file.read_text() == "2\n")
+    # Only now is nothing added any more: an event whose ack comes late on a busy machine is in it twice.
+    until(lambda: partition_metadata(api, ACTIVITY).newestOffset == -1)
+    following = partition_metadata(api, ACTIVITY).highWatermark + 1
+    assert following >= 2
     server.stop()
     server.config.update({"streams.retention.max.age": "1h"})
     server.start()
@@ -215,7 +217,7 @@ def test_a_stream_that_retention_has_emptied_does_not_begin_anew(server, api):
     call = subscribe(api, ACTIVITY, startPosition=api_pb2.EARLIEST)
     (message,) = take(call, 1)
     call.cancel()
-    assert (message.offset, event_of(message)) == (2, created(3, "later"))
+    assert (message.offset, event_of(message)) == (following, created(3, "later"))
 
 
 @pytest.mark.parametrize("settings", [{**ENABLED, "clustering.replication.max.bytes": 180}])
