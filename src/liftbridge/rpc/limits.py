@@ -49,7 +49,6 @@ class Limits:
     that holds more than its share has the call ended that brings more; see `Account`."""
     write_buffer: int = 1 * MIB
     """Bytes of responses that wait for the socket; a handler with more to send waits."""
-    """Bytes of responses that wait for the socket; a handler with more to send waits."""
     max_unsent: int = 256 * MIB
     """Bytes of responses that wait for the sockets of all connections together. Beyond it each connection has
     room for its share only."""
