@@ -10,7 +10,7 @@ PROTO := $(WITH_PATH) $(BIN)/python proto/generate.py
 PYX := $(wildcard src/liftbridge/*.pyx src/liftbridge/*/*.pyx)
 SOURCES := $(PYX) $(wildcard src/liftbridge/*.pxd src/liftbridge/*.pxi src/liftbridge/*.h) setup.py pyproject.toml
 
-.PHONY: help run build dev test test-the-tests torture check proto bench wheel clean
+.PHONY: help run build dev test test-the-tests torture compatibility check proto bench wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make test-the-tests  plant bugs in a copy; the tests must catch each (CONTRIBUTING.md)"
 	@echo "make torture kills, disk errors and losses of power under the log, for long (CONTRIBUTING.md)"
+	@echo "make compatibility  run the tests of each documented feature, write docs/compatibility.md"
 	@echo "make check   format, lint, types, layers, generated code"
 	@echo "make proto   write src/liftbridge/proto from proto/*.proto"
 	@echo "make bench   measure this machine (benchmarks/README.md)"
@@ -61,6 +62,9 @@ torture: export LIFTBRIDGE_TORTURE_ROUNDS ?= 50
 torture: $(VENV)/.test
 	$(BIN)/python -m pytest -v -rP tests/log/test_log_disk.py tests/log/test_log_power_loss.py \
 	  tests/log/test_log_kill_everywhere.py tests/log/test_log_errors_everywhere.py tests/log/test_log_kill9.py
+
+compatibility: $(VENV)/.test
+	$(BIN)/python tests/conformance/compatibility.py docs/compatibility.md
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .
