@@ -1,8 +1,11 @@
-"""One server for all clients, and an environment of its own for the client that needs an old protobuf."""
+"""One server for all clients, an environment for one that needs an old protobuf, and gufo's tests."""
 
 import subprocess
 import sys
+import tarfile
+import tempfile
 import venv
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from harness import Server
 REQUIREMENTS = ("python-liftbridge==0.0.7", "protobuf<4", "grpcio<2", "setuptools<81")
 ENVIRONMENT = Path(__file__).parent / ".venv-python-liftbridge"
 INSTALL_SECONDS = 540
+GUFO_TESTS = Path(__file__).parent / ".venv-gufo-tests"
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +55,30 @@ def python_liftbridge():
         )
         made_for.write_text(stamp)
     return python
+
+
+@pytest.fixture(scope="session")
+def gufo_tests():
+    """The tests of the installed gufo-liftbridge, from its sources; fetched at the first run and kept."""
+    name = f"gufo_liftbridge-{version('gufo-liftbridge')}"
+    folder = GUFO_TESTS / name
+    if (folder / "test_client.py").exists():
+        return folder
+    with tempfile.TemporaryDirectory() as fetched:
+        wanted = f"gufo-liftbridge=={version('gufo-liftbridge')}"
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+        command += ["--no-deps", "--no-binary", "gufo-liftbridge", "--dest", fetched, wanted]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS)
+        assert done.returncode == 0, (
+            "pip could not fetch the sources of gufo-liftbridge, whose tests are run; they are fetched once, "
+            f"at the first run, over the network:\n{done.stdout}{done.stderr}"
+        )
+        with tarfile.open(Path(fetched) / f"{name}.tar.gz") as archive:
+            source = archive.extractfile(f"{name}/tests/test_client.py")
+            assert source is not None
+            folder.mkdir(parents=True, exist_ok=True)
+            # Whole or not at all, also when two runs fetch it.
+            new = folder / f"test_client.py.{Path(fetched).name}"
+            new.write_bytes(source.read())
+            new.replace(folder / "test_client.py")
+    return folder

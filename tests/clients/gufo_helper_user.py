@@ -12,11 +12,19 @@ from gufo.liftbridge.types import StartPosition
 
 
 async def use(address: str) -> bytes:
-    """Write a message and read it back."""
+    """Write messages, and read from the place that a cursor keeps."""
     async with LiftbridgeClient([address]) as client:
         await client.create_stream("helped", wait_for_stream=True)
+        await client.publish(b"read before", stream="helped")
         await client.publish(b"through the helper", stream="helped")
-        async for message in client.subscribe("helped", start_position=StartPosition.EARLIEST):
+        # The configuration of the helper has cursors, in one partition.
+        await client.wait_for_cursors()
+        assert await client.get_cursor("helped", 0, "position") == -1
+        await client.set_cursor("helped", 0, "position", 0)
+        assert await client.get_cursor("helped", 0, "position") == 1
+        async for message in client.subscribe(
+            "helped", start_position=StartPosition.RESUME, cursor_id="position"
+        ):
             return message.value
     raise AssertionError("the subscription ended")
 

@@ -10,7 +10,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from calls import PATIENCE, fresh, publish, read_all
+from calls import PATIENCE, fresh, publish, read_all, until
 from gufo.liftbridge.client import LiftbridgeClient
 from gufo.liftbridge.error import ErrorAlreadyExists, ErrorNotFound
 from gufo.liftbridge.types import AckPolicy, StartPosition
@@ -201,6 +201,44 @@ def test_errors(gufo):
         return await collect(client, name, 1, start_position=StartPosition.EARLIEST)
 
     assert [(message.offset, message.value) for message in gufo(scenario)] == [(0, b"new")]
+
+
+def test_every_option_of_a_stream(gufo):
+    name = fresh("gufo")
+
+    async def scenario(client):
+        await client.create_stream(
+            name,
+            subject=f"{name}.>",
+            group="workers",
+            replication_factor=1,
+            minisr=1,
+            partitions=1,
+            enable_compact=True,
+            retention_max_age=3600,
+            retention_max_bytes=1 << 20,
+            segment_max_age=60,
+            segment_max_bytes=1 << 16,
+            auto_pause_time=1,
+            auto_pause_disable_if_subscribers=True,
+            wait_for_stream=True,
+        )
+        return (await client.get_metadata(name)).metadata
+
+    (stream,) = gufo(scenario)
+    assert (stream.name, stream.subject, stream.partitions[0].paused) == (name, f"{name}.>", False)
+
+    async def partition_of(client):
+        return (await client.get_metadata(name)).metadata[0].partitions[0]
+
+    # Pauses are in seconds there, and a publish resumes.
+    until(lambda: gufo(partition_of).paused)
+
+    async def publish_again(client):
+        await client.publish(b"x", stream=name)
+        return await collect(client, name, 1, start_position=StartPosition.EARLIEST)
+
+    assert [(message.offset, message.value) for message in gufo(publish_again)] == [(0, b"x")]
 
 
 def test_the_helper_of_gufo_starts_our_server(tmp_path):
