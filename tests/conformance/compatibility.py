@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from conformance_rows import ROWS, Row
+from conformance_rows import NEEDS_A_CLUSTER, ROWS, Row
 
 FOLDER = Path(__file__).parent
 PASS, FAILS, NOT_RUN = "pass", "**fails**", "**not run**"
@@ -59,7 +59,8 @@ def document(passed: dict[str, bool]) -> str:
         lines += [f"## {area}\n", "| feature | since | shown by | result |", "|---|---|---|---|"]
         lines += [f"| {row.feature} | {row.since} | {row.verified} | {result(row, passed)} |" for row in rows]
         lines.append("")
-    return "\n".join(lines)
+    lines += ["## Status codes that only a cluster can answer\n", *(f"- {line}" for line in NEEDS_A_CLUSTER)]
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:

@@ -86,6 +86,8 @@ STREAMS = _area(
         "1.3",
         "publish: `FAILED_PRECONDITION`, `READONLY`; subscribers end: `RESOURCE_EXHAUSTED`; undone: "
         "writable; the same after pause and resume, and after a restart",
+        "",
+        "by NATS and `PublishToSubject`: the negative ack `UNKNOWN`, where the original is silent",
     ),
     (
         "Minimum ISR",
@@ -379,4 +381,15 @@ ROWS: list[Row] = [
     *METADATA,
     *SERVERS,
     *OPERATIONS,
+]
+
+# Statuses that test_statuses.py has no entry for.
+NEEDS_A_CLUSTER: list[str] = [
+    "any metadata operation, `no known metadata leader`: `INTERNAL`",
+    "Subscribe, `Server not partition leader`: `FAILED_PRECONDITION`",
+    "SetCursor and FetchCursor, of a partition that another server leads: `FAILED_PRECONDITION`",
+    "FetchPartitionMetadata, of a partition that another server leads: `FAILED_PRECONDITION`",
+    "FetchConsumerGroupAssignments, another coordinator: `FAILED_PRECONDITION`",
+    "Subscribe with `readISRReplica` and a group, not the leader: `INVALID_ARGUMENT`",
+    "any metadata operation, forwarding or commit failed or timed out: `INTERNAL`",
 ]
