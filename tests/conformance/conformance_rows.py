@@ -124,7 +124,7 @@ RETENTION = _area(
     (
         "Compaction",
         "1.0",
-        "100 messages on 3 keys: few remain, at their offsets; those without a key all remain",
+        "100 messages on 3 keys: few remain, at their offsets; all without a key; positions between work",
     ),
     ("Compaction parallelism", "1.0", "`compactMaxGoroutines` and its setting are accepted"),
 )
@@ -330,7 +330,13 @@ OPERATIONS = _area(
         "",
         "every key, with underscores as well",
     ),
-    ("CLI flags", "1.0, embedded NATS 1.5", "each flag, with its alias"),
+    (
+        "CLI flags",
+        "1.0, embedded NATS 1.5",
+        "each flag, with its alias; both forms of one, unknown ones, wrong values: it does not start",
+        "",
+        "`--raft-bootstrap-peers` is refused, as it needs a cluster",
+    ),
     ("Bind and advertised address", "1.0", "the table of first and second choices, through metadata"),
     ("TLS", "1.0", "a client with the authority connects, one without TLS does not"),
     ("Mutual TLS", "1.0", "without a certificate: refused"),

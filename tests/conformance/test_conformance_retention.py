@@ -2,16 +2,20 @@
 
 import pytest
 from conformance_calls import (
+    END,
     Api,
     api_pb2,
     boolean,
     create,
+    drain,
     fill,
+    follow,
     history,
     integer,
     integer32,
     offsets,
     publish,
+    subscribe,
     until,
 )
 
@@ -91,11 +95,21 @@ def test_compaction(start):
     found = stored()
     assert found == sorted(found)
     assert set(found) >= {*keyless, *expected.values()}
+    # A position that is gone begins at the next that is there, and ends at the one before.
+    kept = [offset for offset, _, _ in found]
+    gone = next(offset for offset in range(100) if offset not in kept)
+    later = [offset for offset in kept if offset > gone]
+    assert offsets(follow(api, name, len(later), startPosition=api_pb2.OFFSET, startOffset=gone)) == later
+    call = subscribe(
+        api, name, startPosition=api_pb2.EARLIEST, stopPosition=api_pb2.STOP_OFFSET, stopOffset=gone
+    )
+    messages, status = drain(call)
+    assert (offsets(messages), status) == (kept[: -len(later)], END)
     assert len(history(api, plain)) == 100
     assert publish(api, name, b"next").offset == 100
     assert server.stop() == 0
     server.start()
-    assert offsets(history(Api(server), name)) == [*(offset for offset, _, _ in found), 100]
+    assert offsets(history(Api(server), name)) == [*kept, 100]
 
 
 def test_compaction_parallelism(start):

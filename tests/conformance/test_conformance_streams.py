@@ -270,7 +270,7 @@ def test_auto_pause(start, of):
 def test_auto_pause_exemption(api):
     exempt = {"autoPauseTime": integer(200), "autoPauseDisableIfSubscribers": boolean(True)}
     name, beside = create(api, **exempt), create(api, autoPauseTime=integer(200))
-    running, ended = subscribe(api, name), subscribe(api, beside)
+    running, ended = subscribe(api, name, resume=True), subscribe(api, beside)
     assert drain(ended) == ([], REFUSED)
     assert paused(api, beside) == [True]
     assert paused(api, name) == [False]
@@ -347,11 +347,9 @@ def test_minimum_isr(start, of):
     assert publish(api, name, b"0").offset == 0
     with refused(EXPIRED):
         publish(api, name, b"1", ackPolicy=api_pb2.ALL, timeout=NOTHING_SECONDS)
-    with refused(EXPIRED):
-        publish(api, name, b"2", ackPolicy=api_pb2.ALL, timeout=NOTHING_SECONDS)
-    assert publish(api, name, b"3").offset == 3
+    last = publish(api, name, b"2").offset
     partition = partition_metadata(api, name)
-    assert (partition.highWatermark, partition.newestOffset) == (-1, 3)
+    assert (partition.highWatermark, partition.newestOffset) == (-1, last)
     running.cancel()
     assert drain(running) == ([], grpc.StatusCode.CANCELLED)
     enough = create(api, minIsr=integer32(1))
