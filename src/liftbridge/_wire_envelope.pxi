@@ -22,6 +22,18 @@ cdef int header_is(const uint8_t* name, size_t length, const char* reserved, siz
     return length == reserved_length and memcmp(name, reserved, length) == 0
 
 
+cdef int is_header_entry(const uint8_t* data, size_t length) noexcept nogil:
+    """1 when the bytes are an entry of a headers map that protobuf decodes, else 0."""
+    cdef const uint8_t* p = data
+    cdef const uint8_t* end = data + length
+    cdef Field field
+    while p < end:
+        p = get_field(p, end, &field)
+        if p == NULL or (field.number == 1 and field.wire == 2 and not is_utf8(field.data, field.length)):
+            return 0
+    return 1
+
+
 cdef int decode_header(const uint8_t* data, size_t length, Envelope* envelope, Bytes* headers) noexcept nogil:
     """Check one entry of the headers map and copy it to `headers` as a field 9; -1 when malformed, -2 when memory
     is short. Entries that the server sets itself (`subject`, `reply`) are left out."""

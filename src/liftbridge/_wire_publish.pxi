@@ -122,6 +122,8 @@ cdef int decode_request(const uint8_t* p, const uint8_t* end, Request* request) 
                 request.value = field.data
                 request.value_length = field.length
             elif field.number == 5:
+                if not is_header_entry(field.data, field.length):
+                    return -1
                 request.headers_size += 1 + varint_size(field.length) + field.length
             elif field.number == 3 or field.number == 6 or field.number == 7:
                 if not is_utf8(field.data, field.length):
@@ -397,9 +399,13 @@ cdef class PublishCall:
             p = get_field(p, end, &field)
             if p == NULL:
                 return -1
-            if field.number == 6 and field.wire == 2:
-                correlation = field.data
-                correlation_length = field.length
+            if field.wire == 2 and (1 <= field.number <= 3 or 5 <= field.number <= 6):
+                # The client gets the ack as it is, and must be able to decode it.
+                if not is_utf8(field.data, field.length):
+                    return -1
+                if field.number == 6:
+                    correlation = field.data
+                    correlation_length = field.length
             elif field.number == 10 and field.wire == 0:
                 error = field.value
         if self.outstanding > 0:

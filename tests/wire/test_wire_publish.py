@@ -138,7 +138,15 @@ def test_without_nats_requests_get_errors(owner):
 
 
 @pytest.mark.parametrize(
-    "data", [b"\0\0\0\0\x02\x0a\x05", b"\0\0\0", b"\1\0\0\0\0", b"\0\0\0\0\x04\x1a\x02\xff\xfe"]
+    "data",
+    [
+        b"\0\0\0\0\x02\x0a\x05",
+        b"\0\0\0",
+        b"\1\0\0\0\0",
+        b"\0\0\0\0\x04\x1a\x02\xff\xfe",
+        frame(b"\x2a\x02\x0a\x05"),  # an entry of the headers that is cut off
+        frame(b"\x2a\x03\x0a\x01\xff"),  # one whose name is not UTF-8
+    ],
 )
 def test_what_is_no_request_is_an_error(owner, data):
     with pytest.raises(ValueError, match=r"PublishRequest|cut off"):
@@ -257,13 +265,14 @@ def test_late_and_malformed_acks_are_counted_and_dropped(owner):
     inbox = call.inbox
     owner.deliver(inbox, b"garbage")
     owner.deliver(inbox, ack_envelope() + b"\xff")
+    owner.deliver(inbox, ack_envelope() + b"\x32\x01\xff")  # a correlation id that is not UTF-8
     owner.deliver(b"ns.ack.x.one.two", ack_envelope())
     owner.deliver(b"ns.ack.x.900.1", ack_envelope())
     owner.router.close(call)
     successor = owner.open()
     assert successor.slot == call.slot
     owner.deliver(inbox, ack_envelope())
-    assert owner.router.acks_malformed == 3
+    assert owner.router.acks_malformed == 4
     assert owner.router.acks_late == 2
     assert successor.take_answers() == b""
 
