@@ -490,7 +490,8 @@ static inline uint8_t *frame_write(uint8_t *out, const record_ref *ref, const ui
         *out++ = 0x08;
         out = varint_write(out, (uint64_t)ref->offset);
     }
-    memcpy(out, prefix, prefix_len);
+    if (prefix_len) /* an empty one may be NULL, which memcpy must not be given */
+        memcpy(out, prefix, prefix_len);
     out += prefix_len;
     memcpy(out, ref->payload, ref->payload_len);
     out += ref->payload_len;

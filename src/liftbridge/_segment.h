@@ -313,9 +313,17 @@ static int collect_reverse(window *w, uint64_t position, uint64_t stop, int64_t 
     if (window_at(w, position, stop - position) == NULL)
         return -1;
     for (uint64_t at = position; at < stop; at += info.length) {
-        if (!window_collect(w, at, floor, last + 1, &info, list))
-            return -1;
-        if (at == position && info.base_offset <= last)
+        if (!window_collect(w, at, floor, last + 1, &info, list)) {
+            if (w->error || w->bad_first < 0 || (w->bad_first <= last && last < w->bad_next))
+                return -1;
+            /* A whole batch with records that cannot be read: those of the others are not lost with them. */
+            if (w->bad_first <= last) {
+                list->count = 0;
+                before = w->bad_next - 1;
+            }
+            w->reason = NULL;
+            w->bad_first = w->bad_next = -1;
+        } else if (at == position && info.base_offset <= last)
             before = info.base_offset - 1;
         if (info.base_offset > last)
             break;

@@ -15,6 +15,7 @@ from log_helpers import (
     batch,
     check_past_damage,
     indexes,
+    messages,
     numbered,
     numbers,
     open_log,
@@ -470,3 +471,21 @@ def test_values_that_look_like_a_batch_header_do_not_stop_the_search_behind_them
     assert [each.position for each in log.damage] == [bad]
     assert check_past_damage(log, 3) == {1}
     log.close()
+
+
+def test_records_behind_a_body_that_cannot_be_opened_are_read_backwards(tmp_path):
+    """Whole as the checksum says, and no LZ4 block: made by a defect, so the search for damage does not see it."""
+    positions = build(tmp_path, compression="lz4")
+    (path,) = segments(tmp_path)
+    content = bytearray(path.read_bytes())
+    first, second = positions[1], positions[2]
+    content[first + BATCH_HEADER : second] = b"\xff" * (second - first - BATCH_HEADER)
+    content[first + 8 : first + 12] = crc32c(bytes(content[first + 12 : second])).to_bytes(4, "little")
+    path.write_bytes(content)
+    log = open_log(tmp_path)
+    frames, following = log.read_frames_reverse(8, 0, PREFIX)
+    assert (numbers(messages(frames)), following) == ([8, 7, 6], 5)
+    with pytest.raises(CorruptBatchError) as damage:
+        log.read_frames_reverse(5, 0, PREFIX)
+    assert (damage.value.first_offset, damage.value.next_offset) == (3, 6)
+    assert check_past_damage(log, 9) == {3, 4, 5}
