@@ -12,6 +12,7 @@ import pytest
 from harness import Server
 from log_helpers import STREAM, Record, batch, indexes, segments
 
+from liftbridge._log import crc32c
 from liftbridge.log import Log, LogOptions
 from liftbridge.proto import api_pb2
 
@@ -260,6 +261,24 @@ def test_a_dump_goes_on_behind_damage_and_says_so(tmp_path):
     assert [d["kind"] for d in found if d["type"] == "finding"] == ["hole"]
     text = run("dump", directory, status=1)
     assert "batch at byte 4096: BAD, its checksum does not match" in text
+
+
+def test_a_body_that_cannot_be_opened_is_told(tmp_path):
+    directory = tmp_path / "log"
+    log = Log.open(directory, stream_id=STREAM, partition=3, options=LogOptions(compression="lz4"))
+    log.append(batch([Record(b"x" * 500, START)]))
+    log.close()
+    (path,) = segments(directory)
+    content = path.read_bytes()
+    length = int.from_bytes(content[4100:4104], "little")
+    body = content[4108 : 4096 + 80] + b"\xff" * (length - 80)
+    path.write_bytes(content[:4104] + crc32c(body).to_bytes(4, "little") + body)
+    for index in indexes(directory):
+        index.unlink()
+    found = documents(run("dump", "--json", directory, status=1))
+    assert [d["decoded"] for d in found if d["type"] == "batch"] == [False]
+    assert [d["kind"] for d in found if d["type"] == "finding"] == ["records"]
+    assert "not decoded" in run("dump", directory, status=1)
 
 
 def test_nothing_that_was_published_controls_the_terminal(tmp_path):

@@ -155,6 +155,14 @@ def _wanted(batch: Batch, limits: Limits) -> Iterator[Record]:
             yield record
 
 
+def _is_decoded(batch: Batch) -> bool:
+    """Whether the records of a batch can be had here: not without its key, and not from a broken body."""
+    try:
+        return batch.records() is not None
+    except FormatError:
+        return False
+
+
 def _batch_as_json(batch: Batch) -> dict[str, object]:
     header = batch.header
     return {
@@ -181,7 +189,7 @@ def _batch_as_json(batch: Batch) -> dict[str, object]:
         "checksum": batch.checksum,
         "chain": batch.chain,
         "problem": batch.problem,
-        "decoded": batch.problem is None and batch.records() is not None,
+        "decoded": batch.problem is None and _is_decoded(batch),
     }
 
 
@@ -194,7 +202,7 @@ def _batch_as_text(batch: Batch) -> str:
         return f"  batch at byte {batch.position}: {begins}"
     notes = [] if header.codec == "none" else [header.codec]
     notes += ["encrypted"] if header.encrypted else []
-    if batch.records() is None:
+    if not _is_decoded(batch):
         notes.append("not decoded")
     return (
         f"  batch at byte {batch.position}: {_offsets(header.base_offset, header.next_offset)}, "
