@@ -198,6 +198,8 @@ def test_effects(load, effect, allowed):
         (matcher("keyMatch(true, p.sub)"), 12, "takes texts"),
         (matcher("regexMatch(p.obj, r.obj)"), 12, "the pattern of regexMatch"),
         (matcher("regexMatch(r.obj, '(')"), 12, "no regular expression"),
+        (matcher("regexMatch(r.obj, 'a{99999999999}')"), 12, "no regular expression: the repetition"),
+        (matcher(f"regexMatch(r.obj, '{'(' * 3000}{')' * 3000}')"), 12, "nested too deep"),
         (matcher("r.sub.__class__ == p.sub"), 12, "no field"),
         (matcher("!" * 100 + "true"), 12, "nested too deep"),
         (matcher("(" * 100 + "true" + ")" * 100), 12, "nested too deep"),
@@ -232,6 +234,14 @@ def test_a_pattern_of_a_rule_that_is_none_is_told_with_its_line(load):
     text = matcher("r.sub == p.sub && regexMatch(r.obj, p.obj)")
     with pytest.raises(AuthzFileError, match=r"policy\.csv line 2: '\[' is no regular expression"):
         load(text, "p, ann, ok, Publish\np, ann, [, Publish\n")
+
+
+@pytest.mark.parametrize("operator", ["&&", "||"])
+def test_an_expression_may_be_long(load, operator):
+    text = matcher(f" {operator} ".join(["r.sub == p.sub"] * 5000))
+    policy = load(text, "p, ann, orders, Publish\n")
+    assert policy.allows("ann", "orders", "Publish")
+    assert not policy.allows("bob", "orders", "Publish")
 
 
 def test_an_effect_of_a_rule_is_allow_or_deny(load):

@@ -474,7 +474,7 @@ def test_values_that_look_like_a_batch_header_do_not_stop_the_search_behind_them
 
 
 def test_records_behind_a_body_that_cannot_be_opened_are_read_backwards(tmp_path):
-    """Whole as the checksum says, and no LZ4 block: made by a defect, so the search for damage does not see it."""
+    """Whole as the checksum says, and no LZ4 block: so the search for damage does not see it."""
     positions = build(tmp_path, compression="lz4")
     (path,) = segments(tmp_path)
     content = bytearray(path.read_bytes())

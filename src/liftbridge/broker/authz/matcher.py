@@ -12,7 +12,7 @@ them instead of trying each.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -138,19 +138,24 @@ class _Parser:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
             raise MatcherError("the expression is nested too deep")
-        node = self._both()
+        sides = [self._both()]
         while self._accept("||"):
-            left, right = self._truth(node, "a side of ||"), self._truth(self._both(), "a side of ||")
-            node = _Node(_or(left.value, right.value), False, "||")
+            sides.append(self._both())
         self._depth -= 1
-        return node
+        if len(sides) == 1:
+            return sides[0]
+        values = [self._truth(side, "a side of ||").value for side in sides]
+        return _Node(_joined(values, _or), False, "||")
 
     def _both(self) -> _Node:
-        node = self._comparison()
+        sides = [self._comparison()]
         while self._accept("&&"):
-            left, right = self._truth(node, "a side of &&"), self._truth(self._comparison(), "a side of &&")
-            node = _Node(_and(left.value, right.value), False, "&&", literal=left.literal + right.literal)
-        return node
+            sides.append(self._comparison())
+        if len(sides) == 1:
+            return sides[0]
+        values = [self._truth(side, "a side of &&").value for side in sides]
+        literal = tuple(pair for side in sides for pair in side.literal)
+        return _Node(_joined(values, _and), False, "&&", literal=literal)
 
     def _comparison(self) -> _Node:
         left = self._single()
@@ -250,6 +255,14 @@ def _constant(value: str | bool) -> Value:
     return lambda r, p: value
 
 
+def _joined(values: Sequence[Value], join: Callable[[Value, Value], Value]) -> Value:
+    """All of them by halves: a long chain must not become as many calls in each other."""
+    if len(values) == 1:
+        return values[0]
+    middle = (len(values) + 1) // 2
+    return join(_joined(values[:middle], join), _joined(values[middle:], join))
+
+
 def _or(left: Value, right: Value) -> Value:
     return lambda r, p: left(r, p) or right(r, p)
 
@@ -306,7 +319,12 @@ def regex_match(key: str, pattern: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
+    try:
+        return re.compile(pattern)
+    except OverflowError as error:
+        raise re.error(str(error)) from None
+    except RecursionError:
+        raise re.error("it is nested too deep") from None
 
 
 FUNCTIONS: dict[str, Function] = {
