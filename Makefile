@@ -10,7 +10,7 @@ PROTO := $(WITH_PATH) $(BIN)/python proto/generate.py
 PYX := $(wildcard src/liftbridge/*.pyx src/liftbridge/*/*.pyx)
 SOURCES := $(PYX) $(wildcard src/liftbridge/*.pxd src/liftbridge/*.pxi src/liftbridge/*.h) setup.py pyproject.toml
 
-.PHONY: help run build dev test test-the-tests torture compatibility check proto bench wheel clean
+.PHONY: help run build dev test test-the-tests torture fuzz compatibility check proto bench wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test-the-tests  plant bugs in a copy; the tests must catch each (CONTRIBUTING.md)"
 	@echo "make torture kills, disk errors and losses of power under the log, for long (CONTRIBUTING.md)"
 	@echo "make compatibility  run the tests of each documented feature, write docs/compatibility.md"
+	@echo "make fuzz    feed mutated input to all that reads strangers' bytes, FUZZ_SECONDS=60 each (CONTRIBUTING.md)"
 	@echo "make check   format, lint, types, layers, generated code"
 	@echo "make proto   write src/liftbridge/proto from proto/*.proto"
 	@echo "make bench   measure this machine (benchmarks/README.md)"
@@ -65,6 +66,11 @@ torture: $(VENV)/.test
 
 compatibility: $(VENV)/.test
 	$(BIN)/python tests/conformance/compatibility.py docs/compatibility.md
+
+# Where there is no wheel of atheris, or no clang, it says so.
+fuzz: $(VENV)/.test
+	$(PIP) install --quiet --only-binary atheris --group fuzz || true
+	$(BIN)/python tests/fuzz/fuzzer.py
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .
