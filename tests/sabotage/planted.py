@@ -523,6 +523,31 @@ SECURITY = (
         ),
     ),
     Bug(
+        "header-entry-unread",
+        "the headers of a publish are passed on unread, so a broken one is stored as garbage",
+        "_wire_publish.pxi",
+        "                if not is_header_entry(field.data, field.length):\n",
+        "                if field.length < 0:\n",
+        ("tests/fuzz/test_fuzz_corpus.py::test_regressions", "tests/wire/test_wire_publish.py"),
+    ),
+    Bug(
+        "ack-of-no-text",
+        "an ack with text that no client can decode reaches the client",
+        "_wire_publish.pxi",
+        "                if not is_utf8(field.data, field.length):\n                    return -1\n"
+        "                if field.number == 6:\n",
+        "                if field.number == 6:\n",
+        ("tests/fuzz/test_fuzz_corpus.py::test_regressions", "tests/wire/test_wire_publish.py"),
+    ),
+    Bug(
+        "reverse-hidden",
+        "a batch that cannot be opened hides the newer records of its stretch from a reverse read",
+        "_segment.h",
+        "if (w->error || w->bad_first < 0 || (w->bad_first <= last && last < w->bad_next))",
+        "if (1)",
+        ("tests/fuzz/test_fuzz_corpus.py::test_regressions", "tests/log/test_log_corruption.py"),
+    ),
+    Bug(
         "permission-for-ever",
         "a PublishAsync call keeps what it may do when the policy changes",
         "broker/authz/authorizer.py",
