@@ -278,7 +278,7 @@ def test_very_many_logs(few, monkeypatch):
         for log in logs:
             log.append(numbered(0, 1))
             log.sync()
-        assert descriptors() <= files + 100
+        assert descriptors() < files + 150, "the capacity, and half of it while logs were just used"
         assert threading.active_count() == threads
         spent = time.process_time()
         threading.Event().wait(0.5)
