@@ -62,7 +62,8 @@ test-the-tests: $(VENV)/.test $(VENV)/.check
 torture: export LIFTBRIDGE_TORTURE_ROUNDS ?= 50
 torture: $(VENV)/.test
 	$(BIN)/python -m pytest -v -rP tests/log/test_log_disk.py tests/log/test_log_power_loss.py \
-	  tests/log/test_log_kill_everywhere.py tests/log/test_log_errors_everywhere.py tests/log/test_log_kill9.py
+	  tests/log/test_log_kill_everywhere.py tests/log/test_log_errors_everywhere.py tests/log/test_log_awake.py \
+	  tests/log/test_log_kill9.py
 
 compatibility: $(VENV)/.test
 	$(BIN)/python tests/conformance/compatibility.py docs/compatibility.md
