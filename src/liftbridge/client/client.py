@@ -521,6 +521,7 @@ async def connect(
     *addresses: str,
     tls: ssl.SSLContext | None = None,
     options: Options | None = None,
+    fail_fast: bool = False,
 ) -> AsyncIterator[Client]:
     """Connect to a cluster: `async with connect("host:9292") as client`.
 
@@ -528,6 +529,7 @@ async def connect(
         addresses: of one server or several, "host:port"; the others are found through them.
         tls: a context, such as `tls_context` makes; plaintext without one.
         options: time-outs and bounds.
+        fail_fast: try each address once, instead of all of them again and again until `Options.timeout`.
 
     Raises:
         UnavailableError: none of them could be reached within `Options.timeout`.
@@ -538,6 +540,8 @@ async def connect(
     async with owned_tasks() as tasks:
         pool = Pool(tasks, tls, options)
         router = Router(addresses, pool, options)
+        if fail_fast:
+            await router.find_first()
         await router.metadata()
         try:
             yield Client(router, options)

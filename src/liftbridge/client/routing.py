@@ -102,6 +102,22 @@ class Router:
         """The server that general calls go to does not answer: try the next one."""
         self._next += 1
 
+    async def find_first(self) -> None:
+        """Let general calls begin with the first server that can be reached now.
+
+        Raises:
+            UnavailableError: each was tried once, and this is what the last attempt said.
+        """
+        for attempts_left in reversed(range(len(self._addresses))):
+            try:
+                await self.any_connection()
+            except UnavailableError:
+                if not attempts_left:
+                    raise
+                self.prefer_another()
+            else:
+                return
+
     async def any_connection(self) -> Connection:
         """A connection to the server that general calls go to.
 

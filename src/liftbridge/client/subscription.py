@@ -142,6 +142,11 @@ class Subscription:
     ) -> None:
         self.close()
 
+    @property
+    def live(self) -> bool:
+        """Whether a server serves it now. False while it is opened again after a fault, and at its end."""
+        return self._call is not None
+
     def close(self) -> None:
         """End the subscription: the server is told to stop. What has arrived and was not read is dropped."""
         if self._call is not None:
