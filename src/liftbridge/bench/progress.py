@@ -15,17 +15,19 @@ class Progress:
         total: what `update` counts up to.
         label: what is running.
         stream: where to show it; only a terminal gets anything.
+        wanted: False shows nothing even there.
     """
 
-    def __init__(self, total: int, label: str, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, label: str, stream: TextIO | None = None, *, wanted: bool = True) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._shown = self._stream.isatty()
+        self.shown = wanted and self._stream.isatty()
         self._total = max(1, total)
         self._label = label
 
-    def update(self, done: int) -> None:
-        """Show that `done` of the total are done."""
-        if self._shown:
+    def update(self, done: int, total: int | None = None) -> None:
+        """Show that `done` of the total are done; `total` replaces the one there was."""
+        if self.shown:
+            self._total = max(1, total or self._total)
             share = min(1.0, done / self._total)
             bar = "#" * int(share * _WIDTH)
             self._stream.write(f"\r{self._label}  [{bar:<{_WIDTH}}] {share:4.0%}")
@@ -35,6 +37,6 @@ class Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._shown:
+        if self.shown:
             self._stream.write("\r\x1b[K")  # take the bar away
             self._stream.flush()

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from liftbridge.broker.app import Addresses
+from liftbridge.broker.config import load
+from liftbridge.cli.server import run_server
 
-# What `liftbridge publish` uses when it is not told.
-DEFAULT_NATS = "nats://127.0.0.1:4222"
 
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the arguments of `liftbridge dev`."""
+def parser() -> argparse.ArgumentParser:
+    """The command line of `liftbridge dev`."""
     parser = argparse.ArgumentParser(
         prog="liftbridge dev",
         description="Start a server with an embedded NATS server on this machine, to try things out.",
@@ -24,7 +23,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--port", "-p", type=int, default=9292, help="gRPC port (default: 9292)")
     parser.add_argument("--nats-port", type=int, default=4222, help="NATS port (default: 4222)")
     parser.add_argument("--level", "-l", default="warn", help="log level (default: warn)")
-    return parser.parse_args(arguments)
+    parser.set_defaults(run=_run)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    return run_server(
+        lambda: load(None, overrides(options), os.environ),
+        embedded_host="127.0.0.1",
+        embedded_port=options.nats_port,
+        started=lambda addresses: print(welcome(addresses, options), flush=True),
+    )
 
 
 def overrides(options: argparse.Namespace) -> dict[str, object]:
@@ -50,7 +59,6 @@ def program() -> str:
 
 def welcome(addresses: Addresses, options: argparse.Namespace) -> str:
     """What is printed when the server is up."""
-    nats = "" if addresses.nats[0] == DEFAULT_NATS else f" --nats {addresses.nats[0]}"
     server = "" if addresses.grpc_port == 9292 else f" --server {addresses.grpc_host}:{addresses.grpc_port}"
     liftbridge = program()
     return f"""
@@ -61,7 +69,7 @@ liftbridge is up
 
 Try, in another terminal:
     {liftbridge} stream create greetings --subject hello.world{server}
-    {liftbridge} publish hello.world 'Good morning'{nats}
+    {liftbridge} publish hello.world 'Good morning'{server}
     {liftbridge} subscribe greetings{server}
 
 Ctrl-C stops the server; what it has recorded stays.

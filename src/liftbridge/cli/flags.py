@@ -125,10 +125,50 @@ class FlagError(Exception):
     """The command line cannot be understood; the text says why."""
 
 
+# The commands and what they are for, in the order of `--help`. Each is a module of this package.
+COMMANDS = {
+    "dev": "start a server to try things out, with a NATS server beside it",
+    "stream": "create, list, look at, delete, pause, resume streams, make them read-only",
+    "publish": "publish messages: one, or the lines of a file",
+    "subscribe": "print the messages of a stream",
+    "cursor": "read and set stored positions",
+    "group": "look at consumer groups and their lag",
+    "top": "show streams and how fast they grow",
+    "events": "print what happens to streams and groups",
+    "context": "keep connections under names",
+    "log": "check, print and repair the files of logs; no server is needed",
+    "completion": "print a script that completes commands in bash, zsh or fish",
+}
+
+
+def spellings() -> list[tuple[tuple[str, ...], str, bool]]:
+    """Return the flags as they are typed, with their help and whether a value follows."""
+    return [
+        (
+            tuple(("-" if len(form) == 1 else "--") + form for form in flag.forms),
+            flag.help,
+            flag.takes is not _Takes.NOTHING,
+        )
+        for flag in _FLAGS
+    ]
+
+
 def help_text() -> str:
-    """Return what `--help` prints: the flags, one or two lines each."""
+    """Return what `--help` prints: the commands, and the flags of the server, one or two lines each."""
     width = 30
-    lines = [f"usage: {PROGRAM} [flags]", "", "Start a Liftbridge server.", "", "flags:"]
+    lines = [
+        f"usage: {PROGRAM} [flags]",
+        f"       {PROGRAM} COMMAND ...",
+        "",
+        "Start a Liftbridge server, or do one thing and end.",
+        "",
+        "commands:",
+        *(f"  {name:<{width - 2}}{text}" for name, text in COMMANDS.items()),
+        "",
+        f"`{PROGRAM} COMMAND --help` tells more; so does docs/cli.md.",
+        "",
+        "flags of the server:",
+    ]
     for flag in _FLAGS:
         spelled = "  " + flag.spelled()
         if len(spelled) >= width:

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,9 +48,8 @@ class LogToolError(Exception):
     """There is nothing to look at; the text says why and what to do."""
 
 
-def log(arguments: Sequence[str]) -> int:
-    """`liftbridge log verify|dump DIR`; returns the exit status."""
-    options = _parser().parse_args(arguments)
+def log(options: argparse.Namespace) -> int:
+    """`liftbridge log verify|dump|repair DIR`; returns the exit status."""
     try:
         partitions = find_partitions(options.directory)
         action: Callable[[argparse.Namespace, list[Path]], int] = options.action
@@ -75,7 +74,8 @@ def _text_of(error: Exception) -> str:
     return str(error)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The command line of `liftbridge log`."""
     parser = argparse.ArgumentParser(
         prog="liftbridge log", description="Look at the files of logs. No server is needed."
     )
@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     mend.add_argument(
         "--accept-loss", action="store_true", help="do it; without this, only tell what is lost"
     )
+    parser.set_defaults(run=log)
     return parser
 
 
