@@ -298,6 +298,26 @@ def test_messages_without_acks(shared, backend):
 
 
 @both_backends
+def test_messages_without_acks_are_with_the_server_when_the_block_is_left(shared, backend):
+    name = fresh()
+    values = [b"%d" % number for number in range(40)]
+
+    async def scenario():
+        async with lc.connect(shared.address) as reader:
+            await reader.create_stream(name)
+            async with reader.subscribe(name) as messages:
+                for first in range(0, len(values), 4):
+                    async with lc.connect(shared.address) as client:
+                        async with client.publisher(name, ack_policy=lc.AckPolicy.NONE) as publisher:
+                            await publisher.send_batch(values[first : first + 2])
+                            await publisher.flush()
+                            await publisher.send_batch(values[first + 2 : first + 4])
+                assert [m.value for m in await take(messages, len(values))] == values
+
+    run(backend, scenario)
+
+
+@both_backends
 def test_partitioners_choose(shared, backend):
     name = fresh()
 

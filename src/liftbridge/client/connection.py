@@ -108,11 +108,17 @@ class Call:
     async def send(self, data: bytes, *, last: bool = False) -> None:
         """Send whole length-prefixed messages, waiting while the server or the socket cannot take more.
 
+        Args:
+            data: the messages; with `last` there may be none.
+            last: nothing comes behind them.
+
         Raises:
             RpcError: the call has ended; the status says why.
         """
         view = memoryview(data)
         position, size = 0, len(view)
+        if last and not size and not self._finished:
+            self._connection.write_data(self.id, view, last=True)
         while position < size:
             count = await self._reserve(min(size - position, _CHUNK))
             end = position + count
@@ -488,7 +494,7 @@ class Connection:
     def write_data(self, call_id: int, data: memoryview, *, last: bool) -> None:
         """Append DATA frames; the caller has reserved the room."""
         size, step = len(data), self._peer_frame_size
-        for position in range(0, size, step):
+        for position in range(0, size or 1, step):  # the end may come without data
             end = min(position + step, size)
             flags = http2.END_STREAM if last and end == size else 0
             self.write(http2.frame(http2.DATA, flags, call_id, bytes(data[position:end])))

@@ -275,6 +275,9 @@ class Publisher:
         self._failed: list[PublishFuture] = []
         self._progress = False  # whether the call at hand has brought an answer
         self._closed = False
+        self._open = False  # a call is open
+        self._ending = False  # it is to be ended in order
+        self._ended = anyio.Event()
 
     # The caller's side.
 
@@ -340,7 +343,7 @@ class Publisher:
         return futures
 
     async def flush(self) -> None:
-        """Wait until everything that was sent is settled.
+        """Wait until everything that was sent is settled; without acks, until the server has taken it.
 
         Raises:
             LiftbridgeError: the first error of a message whose future nobody has awaited.
@@ -348,11 +351,25 @@ class Publisher:
         while self._in_flight or self._unsent:
             self._idle = anyio.Event()
             await self._idle.wait()
+        if self._policy is AckPolicy.NONE and self._open:
+            await self._end_call()
         failed, self._failed = self._failed, []
         for future in failed:
             if not future.seen and future.error is not None:
                 future.seen = True
                 raise future.error
+
+    async def _end_call(self) -> None:
+        """Have the server say that it has read everything: it answers the end of our messages with its own.
+
+        Without acks nothing else tells, and a connection that is closed drops what it has not sent.
+        """
+        self._ended = anyio.Event()
+        self._ending = True
+        self._work.set()
+        with anyio.move_on_after(self._ack_timeout):
+            await self._ended.wait()
+        self._ending = False
 
     @property
     def outstanding(self) -> int:
@@ -410,6 +427,10 @@ class Publisher:
             except TlsError as error:
                 self._fail_all(error)
             except RpcError as error:
+                self._open = False
+                if self._ending:
+                    self._ended.set()
+                    continue
                 if self._on_lost_call(error):
                     outage = None
                 if outage is None:
@@ -437,6 +458,7 @@ class Publisher:
             self._unsent.extendleft(reversed(self._in_flight.values()))
             self._in_flight = {}
         lost: list[RpcError] = []
+        self._open = True
         with call:
             async with anyio.create_task_group() as tasks:
                 for work in (self._send, self._receive, self._watch):
@@ -460,6 +482,10 @@ class Publisher:
         unsent = self._unsent
         while True:
             while not unsent:
+                if self._ending:
+                    await call.send(b"", last=True)
+                    await anyio.sleep(self._ack_timeout)
+                    raise RpcError(StatusCode.UNAVAILABLE, "the server does not end PublishAsync")
                 await self._wait_for_work()
             now = anyio.current_time()
             frames: list[bytes] = []
