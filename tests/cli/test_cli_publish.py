@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 
 import pytest
 from calls import NatsClient, create, fresh, partition_metadata, publish, read, read_all, until
@@ -253,13 +254,13 @@ def test_a_line_without_a_key_ends_it(shared, stubs):
 
 
 def test_a_rate_is_kept(shared, stubs):
-    """A rate is a lower bound on the times between messages, as the server's clock has them."""
+    """Message n is sent n / rate after the start or later, whatever the machine does besides."""
     name = create(stubs)
-    cli(shared, "publish", "--stream", name, "--rate", "40", stdin=b"x\n" * 20)
-    times = [m.timestamp for m in read_all(stubs, name)]
-    assert len(times) == 20
-    # 18 intervals of 25 ms at least; the first message may be late, the others are never early.
-    assert times[-1] - times[1] >= 0.3e9
+    began = time.time_ns()
+    cli(shared, "publish", "--stream", name, "--rate", "20", stdin=b"x\n" * 41)
+    stored = read_all(stubs, name)
+    assert len(stored) == 41
+    assert stored[-1].timestamp - began >= 2_000_000_000
 
 
 def test_acks(shared, stubs):

@@ -199,6 +199,7 @@ def run(
     async def connected() -> None:
         where = target(options, os.environ)
         settings = lc.Options(timeout=where.timeout, ack_timeout=where.timeout)
+        settings = replace(settings, connect_timeout=min(settings.connect_timeout, where.timeout))
         if outlast:
             settings = replace(settings, retry_timeout=float("inf"))
         async with lc.connect(*where.servers, tls=where.tls, options=settings, fail_fast=True) as client:
