@@ -227,3 +227,23 @@ def check_priority(stream_id: int, payload: Buffer) -> None:
         )
     if _UINT32.unpack_from(payload)[0] & MAX_STREAM_ID == stream_id:
         raise StreamFailure(stream_id, ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
+
+
+def header_text(value: str) -> bytes:
+    """Encode a string of a header block (RFC 7541, 5.2), without Huffman."""
+    data = value.encode()
+    size = len(data)
+    if size < 127:
+        return bytes((size,)) + data
+    size -= 127
+    length = bytearray((127,))
+    while size >= 128:
+        length.append(size & 127 | 128)
+        size >>= 7
+    length.append(size)
+    return bytes(length) + data
+
+
+def literal(name: str, value: str) -> bytes:
+    """Encode a header that enters no compression table, so that no state is shared with the peer."""
+    return b"\x00" + header_text(name) + header_text(value)

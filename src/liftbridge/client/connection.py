@@ -433,9 +433,9 @@ class Connection:
         call = Call(self, self._next_id, method, self._peer_window)
         self._next_id += 2
         self._calls[call.id] = call
-        block = self._head + _literal(":path", f"/proto.API/{method}")
+        block = self._head + http2.literal(":path", f"/proto.API/{method}")
         if timeout is not None:
-            block += _literal("grpc-timeout", _timeout(timeout))
+            block += http2.literal("grpc-timeout", _timeout(timeout))
         # Pseudo-headers come first.
         self.write(http2.frame(http2.HEADERS, http2.END_HEADERS, call.id, block + _REGULAR_HEADERS))
         return call
@@ -697,34 +697,19 @@ def _words(error: BaseException) -> str:
     return words
 
 
-def _literal(name: str, value: str) -> bytes:
-    """A header that enters no compression table, so that no state is shared with the server."""
-    return b"\x00" + _text(name) + _text(value)
-
-
-def _text(value: str) -> bytes:
-    data = value.encode()
-    size = len(data)
-    if size < 127:
-        return bytes((size,)) + data
-    size -= 127
-    length = bytearray((127,))
-    while size >= 128:
-        length.append(size & 127 | 128)
-        size >>= 7
-    length.append(size)
-    return bytes(length) + data
-
-
 _REGULAR_HEADERS = (
-    _literal("te", "trailers")
-    + _literal("content-type", "application/grpc")
-    + _literal("user-agent", "liftbridge-python")
+    http2.literal("te", "trailers")
+    + http2.literal("content-type", "application/grpc")
+    + http2.literal("user-agent", "liftbridge-python")
 )
 
 
 def _request_head(scheme: str, authority: str) -> bytes:
-    return _literal(":method", "POST") + _literal(":scheme", scheme) + _literal(":authority", authority)
+    return (
+        http2.literal(":method", "POST")
+        + http2.literal(":scheme", scheme)
+        + http2.literal(":authority", authority)
+    )
 
 
 def _timeout(seconds: float) -> str:

@@ -18,7 +18,7 @@ import hpack.hpack
 from hpack import Decoder, HPACKError, OversizedHeaderListError
 from hpack.table import HeaderTable
 
-from liftbridge.http2 import ConnectionFailure, ErrorCode
+from liftbridge.http2 import ConnectionFailure, ErrorCode, header_text, literal
 
 from .context import Metadata
 from .errors import Status, StatusCode
@@ -246,21 +246,6 @@ def _binary_values(value: bytes) -> "list[bytes]":
     ]
 
 
-def _text(value: str) -> bytes:
-    """Encode a string of a header block, without Huffman."""
-    data = value.encode()
-    size = len(data)
-    if size < 127:
-        return bytes((size,)) + data
-    size -= 127
-    length = bytearray((127,))
-    while size >= 128:
-        length.append(size & 127 | 128)
-        size >>= 7
-    length.append(size)
-    return bytes(length) + data
-
-
 def percent_encode(message: str) -> str:
     """Encode a status message as gRPC does: printable ASCII but "%" stays, other bytes become %XX.
 
@@ -280,18 +265,18 @@ def percent_encode(message: str) -> str:
 # The static table has ":status 200" at 8, ":status" first at 8, "content-type" at 31. 0x00 begins a literal
 # with a literal name, 0x0f 0x10 one with name 31; neither enters the table.
 _STATUS_200 = b"\x88"
-_CONTENT_TYPE = b"\x0f\x10" + _text("application/grpc")
+_CONTENT_TYPE = b"\x0f\x10" + header_text("application/grpc")
 RESPONSE_HEADERS = _STATUS_200 + _CONTENT_TYPE
-TRAILERS_OK = b"\x00" + _text("grpc-status") + _text("0")
+TRAILERS_OK = literal("grpc-status", "0")
 NO_TABLE = b"\x20"
 """Tells the peer that the encoder uses no table: due once after the peer has made the table smaller."""
 
 
 def trailers(status: Status) -> bytes:
     """Encode the trailers that end a response."""
-    block = b"\x00" + _text("grpc-status") + _text(str(status.int_value))
+    block = literal("grpc-status", str(status.int_value))
     if status.status_message:
-        block += b"\x00" + _text("grpc-message") + _text(percent_encode(status.status_message))
+        block += literal("grpc-message", percent_encode(status.status_message))
     return block
 
 
@@ -304,14 +289,14 @@ def trailers_ok(metadata: Metadata) -> bytes:
     block = TRAILERS_OK
     for name, value in metadata:
         assert isinstance(value, str) and not name.endswith("-bin"), f"{name} is no text"
-        block += b"\x00" + _text(name) + _text(value)
+        block += literal(name, value)
     return block
 
 
 def trailers_only(status: Status, http_status: int = 200) -> bytes:
     """Encode a response that is nothing but a status."""
-    first = _STATUS_200 if http_status == 200 else b"\x08" + _text(str(http_status))
+    first = _STATUS_200 if http_status == 200 else b"\x08" + header_text(str(http_status))
     block = first + _CONTENT_TYPE + trailers(status)
     if status.status_code is StatusCode.UNIMPLEMENTED:
-        block += b"\x00" + _text("grpc-accept-encoding") + _text("identity")
+        block += literal("grpc-accept-encoding", "identity")
     return block
