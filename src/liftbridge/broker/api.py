@@ -87,12 +87,8 @@ class ApiServicer(api_grpc.APIServicer):
     async def CreateStream(
         self, input_message: api_pb2.CreateStreamRequest, request: Request
     ) -> api_pb2.CreateStreamResponse:
-        if input_message.partitions > self._streams.room:
-            raise rpc_error(
-                StatusCode.RESOURCE_EXHAUSTED,
-                f"this server has room for {self._streams.room} more partitions, not for "
-                f"{input_message.partitions}; raise its limit of open files (ulimit -n) for more",
-            )
+        if lack := self._streams.lack_of_room(input_message.partitions):
+            raise rpc_error(StatusCode.RESOURCE_EXHAUSTED, lack)
         try:
             stream = await self._controller.create_stream(
                 name=input_message.name,

@@ -100,11 +100,8 @@ async def _create(
     replication_factor: int,
     settings: StreamSettings,
 ) -> None:
-    if partitions > streams.room:
-        raise InternalStreamError(
-            f"stream {name} cannot have {partitions} partitions: this server has room for {streams.room} "
-            "more; raise its limit of open files (ulimit -n), or lower the number"
-        )
+    if lack := streams.lack_of_room(partitions):
+        raise InternalStreamError(f"stream {name} cannot have {partitions} partitions: {lack}")
     brokers = [controller.broker]
     try:
         replicas = resolve_replication_factor(replication_factor, len(brokers))

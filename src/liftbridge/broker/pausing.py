@@ -30,7 +30,7 @@ RELEASE_SECONDS = 5.0
 
 
 class NoRoomError(Exception):
-    """Resuming would take more open files than the process may have; the text says so."""
+    """Resuming would give this server more partitions than it takes; the text says so."""
 
 
 class Pausing:
@@ -114,14 +114,8 @@ class Pausing:
             chosen = tuple(each.id for each in stream.partitions if each.paused)
             if not stream.resume_all:
                 chosen = (partition_id,)
-            self._check_room(stream, len(chosen))
+            if lack := self._streams.lack_of_room(len(chosen)):
+                raise NoRoomError(f"stream {stream.name!r} is not resumed: {lack}")
             return ResumeStream(name, stream.stream_id, chosen, self._clock())
 
         await self._controller.change(operation)
-
-    def _check_room(self, stream: Stream, count: int) -> None:
-        if count > self._streams.room:
-            raise NoRoomError(
-                f"this server has room for {self._streams.room} more partitions, resuming stream "
-                f"{stream.name!r} takes {count}; raise its limit of open files (ulimit -n) for more"
-            )

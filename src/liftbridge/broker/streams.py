@@ -108,11 +108,16 @@ class Streams:
             return None
         return self._running[model.stream_id].partitions[partition_id]
 
-    @property
-    def room(self) -> int:
-        """How many more partitions this server takes."""
+    def lack_of_room(self, count: int) -> str:
+        """Why this server does not take so many more partitions; "" when it does."""
         most = self._config.streams.max_partitions
-        return most - sum(partition.state is not State.PAUSED for partition in self)
+        room = most - sum(partition.state is not State.PAUSED for partition in self)
+        if count <= room:
+            return ""
+        return (
+            f"this server has room for {room} more partitions, not for {count}; delete or pause streams, or "
+            "raise streams.max.partitions"
+        )
 
     def __iter__(self) -> Iterator[Partition]:
         for running in self._running.values():
