@@ -72,6 +72,12 @@ def deleted(index, stream):
     return api_pb2.ActivityStreamEvent(id=index, op=api_pb2.DELETE_STREAM, deleteStreamOp=detail)
 
 
+def wait_published(server, index):
+    """Wait until the server knows that an event is stored; readers may see it before that."""
+    file = server.data_dir / "metadata" / "activity"
+    until(lambda: file.exists() and file.read_text() == f"{index}\n")
+
+
 @pytest.mark.parametrize("settings", [{**ENABLED, "cursors.stream.partitions": 2}])
 def test_every_change_is_an_event_and_those_of_the_server_too(server, api):
     create(api, "orders", partitions=3)
@@ -146,6 +152,7 @@ def test_operations_without_nats_are_told_of_when_it_is_back(tmp_path):
         with Server(tmp_path / "server", config, embedded=False) as server:
             api = server.api()
             assert events(api, 1) == [created(1, ACTIVITY)]
+            wait_published(server, 1)
             nats.stop()
             server.wait_log("no NATS yet")
             names = [create(api) for _ in range(3)]
@@ -162,6 +169,7 @@ def test_what_a_server_without_nats_could_not_publish_comes_after_its_restart(tm
         with Server(tmp_path / "server", config, embedded=False) as server:
             api = server.api()
             assert events(api, 1) == [created(1, ACTIVITY)]
+            wait_published(server, 1)
             nats.stop()
             server.wait_log("no NATS yet")
             names = [create(api) for _ in range(3)]
@@ -178,6 +186,7 @@ def test_operations_beyond_those_in_memory_come_from_the_journal(tmp_path):
         with Server(tmp_path / "server", config, embedded=False) as server:
             api = server.api()
             assert events(api, 1) == [created(1, ACTIVITY)]
+            wait_published(server, 1)
             nats.stop()
             server.wait_log("no NATS yet")
             expected = [created(1, ACTIVITY)]
@@ -203,8 +212,7 @@ def test_operations_beyond_those_in_memory_come_from_the_journal(tmp_path):
 )
 def test_a_stream_that_retention_has_emptied_does_not_begin_anew(server, api):
     create(api, "orders")
-    file = server.data_dir / "metadata" / "activity"
-    until(lambda: file.exists() and file.read_text() == "2\n")
+    wait_published(server, 2)
     # Only now is nothing added any more: an event whose ack comes late on a busy machine is in it twice.
     until(lambda: partition_metadata(api, ACTIVITY).newestOffset == -1)
     following = partition_metadata(api, ACTIVITY).highWatermark + 1
