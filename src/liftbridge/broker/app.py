@@ -158,12 +158,8 @@ class Server:
                 host, port = listeners[0].socket.getsockname()[:2]
                 await _wait_for_nats(servers, (ingest.connection, acks, publisher.connection))
                 controller = await metadata.enter_async_context(self._controller(data))
-                flusher, cleaner, space, autopause = (
-                    Flusher(),
-                    _cleaner(config),
-                    self._space(data),
-                    AutoPause(),
-                )
+                flusher, cleaner, autopause = Flusher(), _cleaner(config), AutoPause()
+                space = DiskSpace(data.path, config.streams.disk_min_free)
                 for role in (flusher, cleaner, space):
                     await disk.start(role.run)
                 streams = Streams(
@@ -236,9 +232,6 @@ class Server:
             yield data
         finally:
             data.close()
-
-    def _space(self, data: DataDirectory) -> DiskSpace:
-        return DiskSpace(data.path, self._config.streams.disk_min_free)
 
     @asynccontextmanager
     async def _controller(self, data: DataDirectory) -> AsyncIterator[Controller]:

@@ -170,17 +170,19 @@ class Controller:
         self._require_leader()
         brokers = [self.broker]
         replicas = resolve_replication_factor(replication_factor, len(brokers))
-        async with self._turn:
-            operation = CreateStream(
+
+        def operation(state: ClusterState) -> CreateStream:
+            return CreateStream(
                 name=name,
                 subject=subject,
                 group=group,
                 stream_id=uuid.uuid4(),
                 creation_ns=self._clock(),
                 settings=settings,
-                partitions=place(partitions, replicas, [self.state.load(broker) for broker in brokers]),
+                partitions=place(partitions, replicas, [state.load(broker) for broker in brokers]),
             )
-            return _stream(await self._commit(operation))
+
+        return _stream(await self.change(operation))
 
     async def delete_stream(self, name: str) -> Stream:
         """Delete a stream as a client asks for it.
@@ -188,10 +190,7 @@ class Controller:
         Returns it as it was. Raises MetadataError: INVALID_ARGUMENT, NOT_FOUND, INTERNAL.
         """
         check_delete_stream(name)
-        self._require_leader()
-        async with self._turn:
-            stream = self.state.stream(name)
-            return _stream(await self._commit(DeleteStream(name=name, stream_id=stream.stream_id)))
+        return _stream(await self.change(lambda state: DeleteStream(name, state.stream(name).stream_id)))
 
     async def operations_after(self, index: int, last: int) -> list[tuple[int, Operation]]:
         """The operations after `index`, up to `last`, by index, as far as the journal still has them.
@@ -225,8 +224,7 @@ class Controller:
             raise MetadataError(MetadataCode.INTERNAL, LEADER_UNKNOWN_TEXT)
 
     async def _commit(self, operation: Operation) -> Outcome:
-        """Check, journal, apply, tell. The caller holds the turn."""
-        self._require_leader()
+        """Check, journal, apply, tell. The caller holds the turn, and knows that this server leads."""
         self.state.check(operation)
         index = self._journal.last_index + 1
         with trio.CancelScope(shield=True):
@@ -251,7 +249,7 @@ class Controller:
             logger.error("%s", error)  # noqa: TRY400
 
 
-def _stream(outcome: Outcome) -> Stream:
+def _stream(outcome: Outcome | None) -> Stream:
     assert isinstance(outcome, Stream), outcome
     return outcome
 

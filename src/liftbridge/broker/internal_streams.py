@@ -127,14 +127,10 @@ Ready = Callable[[str, int], Awaitable[None]]
 """Resumes a partition, of a stream by name, if it is paused. Raises MetadataError."""
 
 
-async def at_once(name: str, partition_id: int) -> None:
-    """The `Ready` of a server whose partitions are never paused."""
-
-
 class OwnPartitions:
     """The partitions of the internal streams, for whoever uses them; `ready` resumes paused ones."""
 
-    def __init__(self, streams: Streams, ready: Ready = at_once) -> None:
+    def __init__(self, streams: Streams, ready: Ready) -> None:
         self._streams = streams
         self._ready = ready
 
