@@ -173,7 +173,7 @@ def test_a_crash_before_the_index_is_written_leaves_no_old_one(tmp_path, monkeyp
         raise CrashError
 
     with monkeypatch.context() as patch:
-        patch.setattr("liftbridge.log.compaction.write_index", crash)
+        patch.setattr("liftbridge.log.compaction.remember", crash)
         with pytest.raises(CrashError):
             compact(log)
     check_recovered(tmp_path, before, end).close()

@@ -48,7 +48,7 @@ from liftbridge.log.compaction_state import CleanPoint, CleanState, read_state, 
 from liftbridge.log.errors import LogClosedError
 from liftbridge.log.files import FILE_MODE, segment_path, sync_data, write_all
 from liftbridge.log.header import SegmentHeader
-from liftbridge.log.index import write_index
+from liftbridge.log.index import remember
 from liftbridge.log.options import LogOptions
 from liftbridge.log.segments import Before, Codecs, SealedSegment
 from liftbridge.log.swap import cleaned_path
@@ -300,8 +300,7 @@ class Compaction:
             with suppress(OSError):
                 cleaned.unlink(missing_ok=True)
             raise
-        with suppress(OSError):  # an index saves time, nothing else
-            write_index(segment, self.stream_id, self.partition)
+        remember(segment, self.stream_id, self.partition)
 
     def _write(
         self, path: Path, cleaned: Path, group: Sequence[_Measured], keys: CompactionKeys, now_ns: int

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import struct
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,13 @@ def encode_index(segment: Segment, stream_id: uuid.UUID, partition: int) -> byte
 def write_index(segment: Segment, stream_id: uuid.UUID, partition: int) -> None:
     """Write the index file of a segment whose data is on disk. Raises OSError; then the old file stands."""
     replace_file(index_path(segment.path), encode_index(segment, stream_id, partition))
+
+
+def remember(segment: Segment, stream_id: uuid.UUID, partition: int) -> None:
+    """As `write_index`, if that can be: an index saves time at the next start, and a full disk must not keep
+    a log from anything."""
+    with suppress(OSError):
+        write_index(segment, stream_id, partition)
 
 
 def read_summary(path: Path, stream_id: uuid.UUID, partition: int, base_offset: int) -> Summary | None:

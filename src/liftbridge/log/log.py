@@ -59,7 +59,7 @@ from liftbridge.log.files import (
     sync_directory,
 )
 from liftbridge.log.header import SegmentHeader
-from liftbridge.log.index import encode_index, write_index
+from liftbridge.log.index import encode_index, remember
 from liftbridge.log.keys import Keyring
 from liftbridge.log.options import LogOptions
 from liftbridge.log.recovery import Recovered, begin_encryption, recover
@@ -395,7 +395,7 @@ class Log:
                 self._synced_offset = self._view.active.synced_offset = target
                 self._synced_bytes = written
             for _, segment in seals:
-                self._remember(segment)
+                remember(segment, self._stream_id, self._partition)
             if seals and self._noted_start is None:
                 with suppress(OSError):
                     self._note_start()
@@ -416,11 +416,6 @@ class Log:
             self.failed = error
             leave_distrust(self.directory)
             self._check_usable()
-
-    def _remember(self, segment: Segment) -> None:
-        """Write the index of a segment that is on disk; it saves time at the next start, nothing else."""
-        with suppress(OSError):
-            write_index(segment, self._stream_id, self._partition)
 
     def close(self) -> None:
         """Bring everything to the disk and close; blocking, and harmless when repeated.
@@ -445,8 +440,7 @@ class Log:
         view = self._view
         self._closed = True
         if self.failed is None and view.active.next_offset == self._synced_offset:
-            with suppress(OSError):
-                write_index(view.active, self._stream_id, self._partition)
+            remember(view.active, self._stream_id, self._partition)
         for sealed in view.sealed:
             open_segments.forget(sealed)
         awake_logs.discard(self)

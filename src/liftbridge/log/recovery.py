@@ -33,7 +33,6 @@ import os
 import re
 import time
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -47,14 +46,13 @@ from liftbridge.log.files import (
     TEMPORARY_SUFFIX,
     index_path,
     make_directory,
-    replace_file,
     segment_path,
     sync_data,
     sync_directory,
     write_again,
 )
 from liftbridge.log.header import SegmentHeader
-from liftbridge.log.index import Summary, load_index, read_summary, write_index
+from liftbridge.log.index import Summary, load_index, read_summary, remember
 from liftbridge.log.segments import (
     Before,
     Codecs,
@@ -64,6 +62,7 @@ from liftbridge.log.segments import (
     is_zero,
     open_segment,
     scan_through,
+    write_segment,
 )
 from liftbridge.log.start import read_start
 from liftbridge.log.swap import finish_swaps
@@ -149,17 +148,14 @@ def begin_encryption(found: Recovered, stream_id: uuid.UUID, partition: int, cod
     active = found.active
     if active.codec is not None and active.codec.encrypted:
         return
-    path, content = active.path, b""
+    content = b""
     if active.count:
-        with suppress(OSError):
-            write_index(active, stream_id, partition)
+        remember(active, stream_id, partition)
         found.sealed.append(SealedSegment.of(active, codecs))
-        path = segment_path(path.parent, active.next_offset)
     else:
         content = os.pread(active.fileno(), active.end - SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES)
     header = SegmentHeader(stream_id, partition, active.next_offset, time.time_ns())
-    _, key_slots = codecs.fresh()
-    replace_file(path, header.encode(key_slots) + content)
+    path = write_segment(active.path.parent, header, codecs, content)
     before = Before.of(found.sealed[-1].summary) if found.sealed else Before()
     found.active, _ = open_segment(path, os.O_RDWR, codecs, before)
     reason = found.active.scan(SEGMENT_HEADER_BYTES + len(content))
@@ -206,7 +202,7 @@ class _Recovery:
             active = self._begin(self.sealed[-1].next_offset if self.sealed else first)
         sync_directory(self.directory)
         for segment in self.unindexed:
-            self._index(segment)
+            remember(segment, self.stream_id, self.partition)
         for sealed in self.sealed:
             if sealed.damaged:  # what its index file was a witness of, the next file's name tells as well
                 index_path(sealed.path).unlink(missing_ok=True)
@@ -307,11 +303,8 @@ class _Recovery:
         return open_segment(self._write_empty(base_offset), os.O_RDWR, self.codecs, self._before())[0]
 
     def _write_empty(self, base_offset: int) -> Path:
-        path = segment_path(self.directory, base_offset)
         header = SegmentHeader(self.stream_id, self.partition, base_offset, time.time_ns())
-        _, key_slots = self.codecs.fresh()
-        replace_file(path, header.encode(key_slots))
-        return path
+        return write_segment(self.directory, header, self.codecs)
 
     def _before(self) -> Before:
         return self.sealed[-1].behind if self.sealed else Before()
@@ -410,12 +403,8 @@ class _Recovery:
             if self.damage:
                 self.unindexed.append(detached(segment))
             else:
-                self._index(segment)
+                remember(segment, self.stream_id, self.partition)
         return sealed
-
-    def _index(self, segment: Segment) -> None:
-        with suppress(OSError):  # an index saves time; a full disk must not keep a log from being read
-            write_index(segment, self.stream_id, self.partition)
 
     def _was_being_cut(self, path: Path, following: int) -> bool:
         """Whether a truncation to the offset `following` has made the segment there, and not come further."""

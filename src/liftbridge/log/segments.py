@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from liftbridge._log import SEGMENT_HEADER_BYTES, Segment, find_batch
-from liftbridge.log.files import FILE_MODE, replace_file, sync_data, write_all
+from liftbridge.log.files import FILE_MODE, replace_file, segment_path, sync_data, write_all
 from liftbridge.log.header import KEY_SLOTS, SegmentHeader
 from liftbridge.log.index import Summary, load_index
 
@@ -158,6 +158,17 @@ def create_segment(path: Path, header: SegmentHeader, codecs: Codecs, before: Be
         path.unlink()
         raise
     return Segment(fd, path, header.base_offset, codec=codec, **vars(before))
+
+
+def write_segment(directory: Path, header: SegmentHeader, codecs: Codecs, content: bytes = b"") -> Path:
+    """Write a segment file with a header block, a fresh codec and `content` behind it; blocking.
+
+    Whatever has its name is replaced. Returns its path; it is on disk then. Raises OSError.
+    """
+    path = segment_path(directory, header.base_offset)
+    _, key_slots = codecs.fresh()
+    replace_file(path, header.encode(key_slots) + content)
+    return path
 
 
 def cut_segment(path: Path, position: int, following: int) -> None:

@@ -20,15 +20,14 @@ import os
 import time
 import uuid
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from liftbridge._log import Segment
 from liftbridge.log.compaction_state import truncate_state
-from liftbridge.log.files import index_path, replace_file, segment_path, sync_data, sync_directory
+from liftbridge.log.files import index_path, sync_data, sync_directory
 from liftbridge.log.header import SegmentHeader
-from liftbridge.log.index import write_index
+from liftbridge.log.index import remember
 from liftbridge.log.segments import (
     Before,
     Codecs,
@@ -37,6 +36,7 @@ from liftbridge.log.segments import (
     open_segment,
     open_segments,
     scan_to,
+    write_segment,
 )
 
 
@@ -70,10 +70,8 @@ class Truncation:
         for each in reversed(files[count:]):
             self._drop(each, keep_file=each.base_offset == start)
         files = files[:count]
-        path = segment_path(self.directory, start)
-        _, key_slots = self.codecs.fresh()
-        replace_file(
-            path, SegmentHeader(self.stream_id, self.partition, start, time.time_ns()).encode(key_slots)
+        path = write_segment(
+            self.directory, SegmentHeader(self.stream_id, self.partition, start, time.time_ns()), self.codecs
         )
         if files:
             files[-1] = self._cut(files[-1], position, start)
@@ -98,7 +96,7 @@ class Truncation:
             if each in staying:
                 segment.trim()
                 sync_data(segment.fileno())
-                self._remember(segment)
+                remember(segment, self.stream_id, self.partition)
         if len(staying) > len(self.sealed):
             sync_data(self.active.fileno())
 
@@ -119,9 +117,5 @@ class Truncation:
         segment, _ = open_segment(sealed.path, os.O_RDWR, self.codecs, Before())
         scan_to(segment, position, following, "what was there is missing")
         if not segment.holes:
-            self._remember(segment)
+            remember(segment, self.stream_id, self.partition)
         return SealedSegment.of(segment, self.codecs)
-
-    def _remember(self, segment: Segment) -> None:
-        with suppress(OSError):  # an index saves time at the next start, nothing else
-            write_index(segment, self.stream_id, self.partition)
