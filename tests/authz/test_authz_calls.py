@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from secured import MODEL
 
 from liftbridge.broker.authz import ROWS, Audit, Authorizer, identity_of
 from liftbridge.broker.authz.actions import ACTIONS
@@ -11,16 +12,6 @@ from liftbridge.proto import api_pb2
 from liftbridge.rpc import CallContext, RpcFailedError, StatusCode
 
 SERVICE = api_pb2.DESCRIPTOR.services_by_name["API"]
-MODEL = """\
-[request_definition]
-r = sub, obj, act
-[policy_definition]
-p = sub, obj, act
-[policy_effect]
-e = some(where (p.eft == allow))
-[matchers]
-m = r.sub == p.sub && r.obj == p.obj && r.act == p.act
-"""
 DOCUMENT = Path(__file__).parents[2] / "docs" / "authorization.md"
 
 
