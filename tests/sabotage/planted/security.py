@@ -1,0 +1,151 @@
+"""Bugs that a stranger makes use of: garbage is believed, rights are not asked for, bounds hold nobody."""
+
+from __future__ import annotations
+
+from planted.bug import Bug
+
+SECURITY = (
+    Bug(
+        "guard-not-asked",
+        "a call reaches its handler without being checked",
+        "rpc/call.py",
+        "            if self._guard is not None:\n",
+        "            if self._guard is not None and self._streamed_request:\n",
+        ("tests/server/test_server_authz.py::test_a_denied_call_has_no_effect",),
+    ),
+    Bug(
+        "denied-and-published",
+        "a denied message of PublishAsync is answered and published all the same, as the original does it",
+        "_wire_publish.pxi",
+        "            if self.refusal is not None:\n",
+        "            if self.refusal is not None and self.denied < 0:\n",
+        (
+            "tests/server/test_server_authz.py::test_a_denied_message_of_publish_async_is_answered_and_not_stored",
+        ),
+    ),
+    Bug(
+        "header-entry-unread",
+        "the headers of a publish are passed on unread, so a broken one is stored as garbage",
+        "_wire_publish.pxi",
+        "                if not is_header_entry(field.data, field.length):\n",
+        "                if field.length < 0:\n",
+        ("tests/fuzz/test_fuzz_corpus.py::test_regressions", "tests/wire/test_wire_publish.py"),
+    ),
+    Bug(
+        "ack-of-no-text",
+        "an ack with text that no client can decode reaches the client",
+        "_wire_publish.pxi",
+        "                if not is_utf8(field.data, field.length):\n                    return -1\n"
+        "                if field.number == 6:\n",
+        "                if field.number == 6:\n",
+        ("tests/fuzz/test_fuzz_corpus.py::test_regressions", "tests/wire/test_wire_publish.py"),
+    ),
+    Bug(
+        "reverse-hidden",
+        "a batch that cannot be opened hides the newer records of its stretch from a reverse read",
+        "_segment.h",
+        "if (w->error || w->bad_first < 0 || (w->bad_first <= last && last < w->bad_next))",
+        "if (1)",
+        ("tests/fuzz/test_fuzz_corpus.py::test_regressions", "tests/log/test_log_corruption.py"),
+    ),
+    Bug(
+        "permission-for-ever",
+        "a PublishAsync call keeps what it may do when the policy changes",
+        "broker/authz/authorizer.py",
+        "        self.changed()\n",
+        "",
+        ("tests/server/test_server_authz.py::test_a_new_policy_counts_for_the_next_message_of_an_open_call",),
+    ),
+    Bug(
+        "subscription-for-ever",
+        "a subscription goes on when the policy takes its right away",
+        "broker/authz/authorizer.py",
+        "        self._running.add(running)\n",
+        "",
+        ("tests/server/test_server_authz.py::test_a_subscription_ends_when_its_right_is_taken_away",),
+    ),
+    Bug(
+        "row-less-method-allowed",
+        "a method without a row in the table is for everybody",
+        "broker/authz/authorizer.py",
+        "        if row is None:\n",
+        "        if row is None:\n            return None\n        if not row.checks:\n",
+        ("tests/authz/test_authz_calls.py::test_a_method_without_a_row_is_denied",),
+    ),
+    Bug(
+        "first-of-two-names",
+        "of a certificate with two names the first counts",
+        "broker/authz/authorizer.py",
+        "if len(names) == 1 else",
+        "if names else",
+        ("tests/authz/test_authz_calls.py::test_a_certificate_with_two_names_has_none",),
+    ),
+    Bug(
+        "deny-overridden",
+        "a rule that allows wins over one that denies",
+        "broker/authz/policy.py",
+        "                if effect is not Effect.ALLOW_OVERRIDES:\n                    return False\n",
+        "                continue\n",
+        ("tests/authz/test_authz_files.py::test_effects",),
+    ),
+    Bug(
+        "new-certificate-unused",
+        "a new certificate is read and not used",
+        "broker/reload.py",
+        "        server.use_tls(context)\n",
+        "",
+        ("tests/server/test_server_tls.py::test_new_connections_get_the_new_certificate_and_old_ones_go_on",),
+    ),
+    Bug(
+        "audit-unbounded",
+        "each denied call is a line of the log",
+        "broker/authz/audit.py",
+        "        if self._lines >= self._max_rate or self._lines_of[client] >= PER_CLIENT:\n",
+        "        if self._lines < 0:\n",
+        ("tests/authz/test_authz_calls.py::test_each_client_has_lines_of_its_own_in_a_second",),
+    ),
+    Bug(
+        "resets-uncounted",
+        "streams that are reset do not count",
+        "rpc/connection.py",
+        "        if self._resets.exceeded():\n",
+        "        if False:\n",
+        ("tests/rpc/test_rpc_attacks.py::test_a_flood_of_frames_costs_the_connection",),
+    ),
+    Bug(
+        "held-by-all-unbounded",
+        "many connections may hold as many requests as they like",
+        "rpc/limits.py",
+        "        return self.held > limit and held > self._share(limit)\n",
+        "        return False\n",
+        (
+            "tests/rpc/test_rpc_attacks.py::test_requests_that_nobody_handles_are_bounded_over_all_connections",
+        ),
+    ),
+    Bug(
+        "unsent-by-all-unbounded",
+        "many clients that do not read may let as much wait as they like",
+        "rpc/limits.py",
+        "        if self.unsent > self._limits.max_unsent:\n",
+        "        if False:\n",
+        (
+            "tests/rpc/test_rpc_attacks.py::test_many_clients_that_never_read_are_bounded_over_all_connections",
+        ),
+    ),
+    Bug(
+        "reset-keeps-window",
+        "a call that is reset before it begins keeps its part of the connection's window",
+        "rpc/call.py",
+        "            stream.release()  # reset before its turn came\n",
+        "",
+        ("tests/rpc/test_rpc_attacks.py::test_resets_of_calls_that_have_not_begun_give_back_what_they_sent",),
+    ),
+    Bug(
+        "each-byte-is-progress",
+        "a frame that comes byte by byte may take for ever",
+        "rpc/connection.py",
+        "        elif self._incomplete_since is None or (progress and not in_block):\n",
+        "        else:\n",
+        ("tests/rpc/test_rpc_attacks.py::test_a_frame_that_does_not_end_is_cut_off",),
+    ),
+)
