@@ -269,6 +269,62 @@ def test_the_bytes_in_flight_are_bounded(shared, backend):
 
 
 @both_backends
+def test_what_is_in_flight_is_bounded_within_a_batch(shared, backend):
+    name = fresh()
+
+    async def scenario():
+        async with lc.connect(shared.address) as client:
+            await client.create_stream(name)
+            for bound in ({"max_in_flight": 10}, {"max_bytes": 10_000}):
+                async with client.publisher(name, **bound) as publisher:
+
+                    def messages(publisher=publisher):
+                        for _ in range(100):
+                            assert publisher.outstanding <= 10
+                            yield bytes(1_000)
+
+                    await publisher.send_batch(messages())
+            assert (await client.partition(name)).newest_offset == 199
+
+    run(backend, scenario)
+
+
+@both_backends
+def test_headers_are_of_one_message(shared, backend):
+    name = fresh()
+
+    async def scenario():
+        async with lc.connect(shared.address) as client:
+            await client.create_stream(name)
+            async with client.publisher(name) as publisher:
+                await publisher.send(b"", headers={"a": b"1"})
+                await publisher.send(b"")
+                await publisher.send_batch([lc.Outgoing(b"", headers={"b": b"2"}), b""])
+            async with client.subscribe(name, start="earliest", stop="latest") as messages:
+                found = [sorted(m.headers.keys() - {"subject", "reply"}) async for m in messages]
+            assert found == [["a"], [], ["b"], []]
+
+    run(backend, scenario)
+
+
+@both_backends
+def test_a_stream_that_others_have_made_anew_with_more_partitions(shared, backend):
+    name = fresh()
+
+    async def scenario():
+        async with lc.connect(shared.address) as client, lc.connect(shared.address) as other:
+            await client.create_stream(name)
+            assert list((await client.stream(name)).partitions) == [0]
+            await other.delete_stream(name)
+            await other.create_stream(name, partitions=2)
+            await other.publish(name, b"x", partition=1)
+            async with client.subscribe(name, 1, start=0, stop=0) as messages:
+                assert [m.value async for m in messages] == [b"x"]
+
+    run(backend, scenario)
+
+
+@both_backends
 def test_an_error_that_nobody_awaited_is_raised_by_flush(shared, backend):
     async def scenario():
         async with lc.connect(shared.address) as client:
