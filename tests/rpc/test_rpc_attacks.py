@@ -14,6 +14,7 @@ from rpc_support import PREFACE, Api, RawClient, length_prefixed, serve
 
 from liftbridge.proto import api_pb2
 from liftbridge.rpc import Limits
+from liftbridge.rpc.limits import Meter
 
 KIB, MIB = 1 << 10, 1 << 20
 ENHANCE_YOUR_CALM = 11
@@ -365,3 +366,10 @@ async def test_resets_of_calls_that_have_not_begun_give_back_what_they_sent(nurs
     assert server.bytes_held == 0
     client.next_id = 201
     assert await client.alive()
+
+
+async def test_what_is_counted_is_forgotten_when_its_period_is_over(autojump_clock):
+    meter = Meter(2, 10.0)
+    for _ in range(3):
+        assert [meter.exceeded() for _ in range(4)] == [False, False, True, True]
+        await trio.sleep(10)
