@@ -15,8 +15,10 @@ from __future__ import annotations
 
 from planted.broker import GROUPS, INTERNAL_STREAMS, PAUSING
 from planted.bug import Bug
-from planted.log import CHECKS, COMPACTING, READING, RECOVERY, REMOVING, SYNCING
-from planted.security import SECURITY
+from planted.cli import CHANGING, FINDING, PRINTING
+from planted.client import CALLING, CONNECTION, MEMBERS, PUBLISHING, SUBSCRIBING
+from planted.log import AWAKE, CHECKS, COMPACTING, READING, RECOVERY, REMOVING, SYNCING
+from planted.security import LIMITS, RELOADING, SECURITY
 
 __all__ = ["BUGS", "Bug"]
 
@@ -31,4 +33,15 @@ BUGS = (
     + GROUPS
     + INTERNAL_STREAMS
     + PAUSING
+    + AWAKE
+    + LIMITS
+    + RELOADING
+    + SUBSCRIBING
+    + PUBLISHING
+    + CALLING
+    + CONNECTION
+    + MEMBERS
+    + PRINTING
+    + FINDING
+    + CHANGING
 )

@@ -45,3 +45,13 @@ def log_tests(*names: str) -> tuple[str, ...]:
 def server_tests(*names: str) -> tuple[str, ...]:
     """Tests of a server, as `log_tests`."""
     return tuple(f"tests/server/test_server_{name}" for name in names)
+
+
+def client_tests(*names: str) -> tuple[str, ...]:
+    """Tests of the client, as `log_tests`."""
+    return tuple(f"tests/client/test_client_{name}" for name in names)
+
+
+def cli_tests(*names: str) -> tuple[str, ...]:
+    """Tests of the command line, as `log_tests`."""
+    return tuple(f"tests/cli/test_cli_{name}" for name in names)

@@ -450,3 +450,46 @@ COMPACTING = (
         log_tests("compaction.py::test_keys_that_collide_in_the_stored_hash_are_different_keys"),
     ),
 )
+
+AWAKE = (
+    Bug(
+        "none-rests",
+        "logs that are idle keep their descriptors, however many there are",
+        "log/awake.py",
+        "                return\n            self._give_turn(may_sync=False)\n",
+        "                return\n",
+        log_tests("awake.py::test_descriptors_of_idle_logs_are_bounded"),
+    ),
+    Bug(
+        "failed-rests",
+        "a log that has failed gives its descriptor back, and with it what the system knows of the failure",
+        "log/log.py",
+        "            if self.failed is not None or dirty:\n",
+        "            if dirty and self.failed is None:\n",
+        log_tests("awake.py::test_a_failed_log_keeps_its_descriptor"),
+    ),
+    Bug(
+        "used-rests",
+        "a log that is used all the time has to rest in its turn",
+        "log/awake.py",
+        "(not log.take_used() and self._let_rest(log, may_sync))",
+        "self._let_rest(log, may_sync)",
+        log_tests("awake.py::test_the_logs_that_were_used_stay_awake"),
+    ),
+    Bug(
+        "turn-taken-for-ever",
+        "a log that cannot rest in its turn is not asked again",
+        "log/awake.py",
+        "            return\n        self._queue[reference] = None\n",
+        "            return\n",
+        log_tests("awake.py::test_a_log_that_waits_for_a_sync_stays_awake_until_it_is_settled"),
+    ),
+    Bug(
+        "no-room-made",
+        "logs that wait for a sync may exceed the number without end",
+        "log/awake.py",
+        "        most = self.capacity + self.capacity // 2\n",
+        "        most = self.capacity + self.capacity * 20\n",
+        log_tests("awake.py::test_half_as_many_again_are_never_exceeded_by_logs_that_wake"),
+    ),
+)

@@ -149,3 +149,100 @@ SECURITY = (
         ("tests/rpc/test_rpc_attacks.py::test_a_frame_that_does_not_end_is_cut_off",),
     ),
 )
+
+LIMITS = (
+    Bug(
+        "window-back-is-abuse",
+        "a client that gives back the window of every answer is taken for one that floods",
+        "rpc/connection.py",
+        "        self._due_updates += 2 * whole + size // _USUAL_UPDATE\n",
+        "        self._due_updates += size // _USUAL_UPDATE\n",
+        ("tests/rpc/test_rpc_attacks.py::test_a_client_that_gives_back_every_answer_at_once_is_no_attacker",),
+    ),
+    Bug(
+        "crumbs-forgiven",
+        "a client may open its window byte by byte, and each byte is a frame to send",
+        "rpc/connection.py",
+        "        self._due_updates += 2 * whole + size // _USUAL_UPDATE\n",
+        "        self._due_updates += 2 + size // _USUAL_UPDATE\n",
+        ("tests/rpc/test_rpc_attacks.py::test_window_updates_by_a_byte_while_the_server_sends",),
+    ),
+    Bug(
+        "counted-for-ever",
+        "what a client does in a day counts as if it were done at once",
+        "rpc/limits.py",
+        "        if now - self._start < self._period:\n",
+        "        if now >= self._start:\n",
+        ("tests/rpc/test_rpc_attacks.py::test_what_is_counted_is_forgotten_when_its_period_is_over",),
+    ),
+    Bug(
+        "small-share-refused",
+        "who holds next to nothing is refused because of others",
+        "rpc/limits.py",
+        "        return self.held > limit and held > self._share(limit)\n",
+        "        return self.held > limit\n",
+        (
+            "tests/rpc/test_rpc_attacks.py::test_requests_that_nobody_handles_are_bounded_over_all_connections",
+        ),
+    ),
+    Bug(
+        "flood-forgiven",
+        "whoever is sent something may send any number of frames that carry no call",
+        "rpc/connection.py",
+        "if self._control_frames.exceeded() or self._all_control_frames.exceeded():",
+        "if self._control_frames.exceeded():",
+        ("tests/rpc/test_rpc_attacks.py::test_a_flood_under_cover_of_a_subscription",),
+    ),
+)
+
+RELOADING = (
+    Bug(
+        "policy-not-read-again",
+        "SIGHUP reads the certificates again and not the policy",
+        "broker/reload.py",
+        "            if authorizer is not None:\n",
+        "            if authorizer is None:\n",
+        ("tests/server/test_server_authz.py::test_a_new_policy_counts_for_the_next_message_of_an_open_call",),
+    ),
+    Bug(
+        "half-a-certificate-ends-it",
+        "a certificate that cannot be used ends the server",
+        "broker/reload.py",
+        "        except ConfigError as error:\n",
+        "        except FileNotFoundError as error:\n",
+        ("tests/server/test_server_tls.py::test_what_cannot_be_used_changes_nothing",),
+    ),
+    Bug(
+        "reloads-for-ever",
+        "after one SIGHUP the server reads its files again and again",
+        "broker/reload.py",
+        "            await self._asked.wait()\n            self._asked = trio.Event()\n",
+        "            await self._asked.wait()\n            await trio.lowlevel.checkpoint()\n",
+        ("tests/server/test_server_tls.py::test_each_sighup_is_one_reload",),
+    ),
+    Bug(
+        "half-a-policy-in-force",
+        "a policy that cannot be read leaves nothing in force, and everybody is denied",
+        "broker/authz/authorizer.py",
+        '            logger.error("the policy stays as it was: %s", error)',
+        "            self._policy = None  # type: ignore[assignment]\n"
+        '            logger.error("the policy stays as it was: %s", error)',
+        ("tests/server/test_server_authz.py::test_a_policy_that_cannot_be_used_changes_nothing",),
+    ),
+    Bug(
+        "roles-of-roles-lost",
+        "who has a role through another role does not have it",
+        "broker/authz/policy.py",
+        "_ROLE_DEPTH = 10",
+        "_ROLE_DEPTH = 1",
+        ("tests/authz/test_authz_files.py::test_roles_of_clients_and_of_resources",),
+    ),
+    Bug(
+        "nobody-is-a-client",
+        "a client without a name is allowed what the policy allows to everybody",
+        "broker/authz/authorizer.py",
+        "            if not client or not self._policy.allows(client, resource, check.action):\n",
+        "            if not self._policy.allows(client, resource, check.action):\n",
+        ("tests/authz/test_authz_calls.py::test_a_client_without_a_name_is_denied_what_everybody_may",),
+    ),
+)
