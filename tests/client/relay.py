@@ -20,6 +20,7 @@ class Relay:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._lock = threading.Lock()
+        self._refusing = False
         self._pairs: list[tuple[socket.socket, socket.socket, threading.Event]] = []
         self._sockets: list[socket.socket] = [self._listener]
         self._threads: list[threading.Thread] = []
@@ -31,9 +32,14 @@ class Relay:
             for _, _, losing in self._pairs:
                 losing.set()
 
-    def cut(self) -> None:
-        """End the connections there are; new ones are relayed again."""
+    def admit(self) -> None:
+        """Relay new connections again."""
+        self._refusing = False
+
+    def cut(self, *, refuse: bool = False) -> None:
+        """End the connections there are; with `refuse` those that come, too, until `admit`."""
         with self._lock:
+            self._refusing = refuse
             pairs, self._pairs = self._pairs, []
         for client, server, losing in pairs:
             losing.set()
@@ -50,6 +56,9 @@ class Relay:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
+                if self._refusing:
+                    client.close()
+                    continue
                 server = socket.create_connection(self._server)
                 pair = client, server, threading.Event()
                 with self._lock:

@@ -13,6 +13,8 @@ from client_support import both_backends, run, take
 from harness import Server
 
 import liftbridge.client as lc
+from liftbridge.client.connection import message_frame
+from liftbridge.proto import api_pb2
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +213,33 @@ def test_a_read_that_is_cancelled_loses_nothing(shared, backend):
                         await take(messages, 1)
                     assert scope.cancelled_caught
                 assert [m.offset for m in await take(messages, 20)] == list(range(20))
+
+    run(backend, scenario)
+
+
+@both_backends
+def test_a_read_that_is_cancelled_as_its_message_arrives_loses_nothing(shared, backend):
+    name = fresh()
+
+    async def scenario():
+        async with lc.connect(shared.address) as client:
+            await client.create_stream(name)
+            async with client.subscribe(name, start="earliest") as messages:
+                taken = []
+
+                async def read():
+                    taken.extend(await take(messages, 1))
+
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(read)
+                    await anyio.wait_all_tasks_blocked()
+                    # As the connection's reader does it: nothing runs between this and the cancellation.
+                    arrived = api_pb2.Message(stream=name, value=b"now")
+                    messages._call.feed(message_frame(arrived.SerializeToString()), 0)
+                    tasks.cancel_scope.cancel()
+                if not taken:
+                    await read()
+                assert [m.value for m in taken] == [b"now"]
 
     run(backend, scenario)
 

@@ -139,8 +139,11 @@ def test_what_is_sent_again_keeps_its_order_and_goes_before_what_is_new(shared, 
                 relay.lose_answers()
                 futures = await publisher.send_batch(values)
                 await until(lambda: partition_metadata(api, name).newestOffset == 10)
-                relay.cut()
+                relay.cut(refuse=True)
+                while publisher._open:
+                    await anyio.sleep(0.01)
                 futures.append(await publisher.send(b"new"))
+                relay.admit()
                 assert [(await future).offset for future in futures] == list(range(11, 22))
             stored = [m.value for m in await in_thread(read_all, api, name)]
             assert stored == [b"first", *values, *values, b"new"]
