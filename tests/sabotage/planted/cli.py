@@ -94,14 +94,14 @@ FINDING = (
         "cli/subscribe.py",
         "            reverse=reverse,\n            resume",
         "            reverse=False,\n            resume",
-        cli_tests("subscribe.py::test_positions"),
+        cli_tests("subscribe.py::test_positions[--reverse --from 5 --to 3-expected8]"),
     ),
     Bug(
         "one-too-many",
         "--count prints one message too many",
         "cli/subscribe.py",
-        "chosen = chosen[: self._left]",
-        "chosen = chosen[: self._left + 1]",
+        "        self._left = count\n",
+        "        self._left = count and count + 1\n",
         cli_tests("subscribe.py::test_positions"),
     ),
     Bug(
