@@ -144,7 +144,7 @@ def test_a_message_whose_ack_does_not_come_is_perhaps_stored(shared, stubs):
     name = create(stubs)
     os.kill(shared.nats_pid, signal.SIGSTOP)
     try:
-        done = cli(shared, "publish", "--stream", name, "--timeout", "1", stdin=b"a\nb\n", status=8)
+        done = cli(shared, "publish", "--stream", name, "--timeout", "3", stdin=b"a\nb\n", status=8)
         assert "(0 stored, 2 perhaps stored)" in done.err
         assert "read the end of the stream before sending it again" in done.err
     finally:
