@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
@@ -450,6 +452,28 @@ def test_a_message_that_is_too_large_is_refused_and_the_others_are_stored(shared
                 with pytest.raises(lc.MessageTooLargeError):
                     await large
                 assert (await last).offset == 1
+
+    run(backend, scenario)
+
+
+@both_backends
+def test_an_answer_is_for_the_message_it_names(shared, backend):
+    """A refusal overtakes the ack of an older message, which waits for NATS."""
+    name = fresh()
+
+    async def scenario():
+        async with lc.connect(shared.address) as client:
+            await client.create_stream(name)
+            async with client.publisher(name) as publisher:
+                os.kill(shared.nats_pid, signal.SIGSTOP)
+                try:
+                    stored = await publisher.send(b"")
+                    with pytest.raises(lc.NotFoundError):
+                        await (await publisher.send(b"", partition=7))
+                    assert not stored.done
+                finally:
+                    os.kill(shared.nats_pid, signal.SIGCONT)
+                assert (await stored).offset == 0
 
     run(backend, scenario)
 

@@ -89,7 +89,7 @@ PUBLISHING = (
         "self._in_flight.get(response.correlationId or ack.correlationId)",
         "next(iter(self._in_flight.values()), None)",
         client_tests(
-            "calls.py::test_a_message_that_is_too_large_is_refused_and_the_others_are_stored",
+            "calls.py::test_an_answer_is_for_the_message_it_names",
         ),
     ),
     Bug(
