@@ -28,6 +28,7 @@ from liftbridge._wire import (
 from liftbridge.nats.connection import NatsConnection, NatsPermissionError, NatsUnavailableError
 from liftbridge.nats.transport import NatsCredentials
 from liftbridge.proto import api_pb2
+from liftbridge.sockets import Turn
 
 # One asynchronous call may have so many messages on their way, and so many bytes of answers unread.
 MAX_OUTSTANDING = 65536
@@ -111,8 +112,11 @@ class Publisher:
         name: str,
         namespace: str,
         credentials: NatsCredentials,
+        turn: Turn | None = None,
     ) -> None:
-        self.connection = NatsConnection(servers, name=name, purpose="publishes", credentials=credentials)
+        self.connection = NatsConnection(
+            servers, name=name, purpose="publishes", credentials=credentials, turn=turn
+        )
         self.routes = RouteTable()
         self._leaving: set[trio.Event] = set()  # of publishes that wait for room in the connection
         prefix = f"{namespace}.ack.{secrets.token_hex(11)}"

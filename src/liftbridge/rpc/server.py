@@ -20,6 +20,8 @@ from typing import Any
 
 import trio
 
+from liftbridge.sockets import Turn
+
 from .call import Guard, methods_of
 from .connection import Connection
 from .limits import Account, Limits
@@ -38,6 +40,7 @@ class RpcServer:
         limits: what one peer may cost.
         ssl_context: for TLS; the server offers "h2" to ALPN on it. None for plaintext.
         guard: sees every call before its handler and may refuse it.
+        turn: the readers' turns of the event loop, when others share them.
 
     Raises:
         ValueError: two services have one name.
@@ -50,6 +53,7 @@ class RpcServer:
         limits: "Limits | None" = None,
         ssl_context: "ssl.SSLContext | None" = None,
         guard: "Guard | None" = None,
+        turn: "Turn | None" = None,
     ) -> None:
         self._methods = methods_of(list(services), guard)
         self._limits = limits or Limits()
@@ -60,6 +64,7 @@ class RpcServer:
         self._open_sockets = 0
         self._of_address: Counter[str] = Counter()
         self._account = Account(self._limits)
+        self._turn = turn or Turn()
         self._refused = 0
         self._refusals_told = -math.inf
         self._accept_scope = trio.CancelScope()
@@ -194,7 +199,9 @@ class RpcServer:
                 return
             certificate = tls.getpeercert() or None
             transport = tls
-        connection = Connection(transport, self._methods, self._limits, peer, certificate, self._account)
+        connection = Connection(
+            transport, self._methods, self._limits, peer, certificate, self._account, self._turn
+        )
         if self._shutting_down:
             return
         self._connections.add(connection)
