@@ -53,6 +53,7 @@ class PartitionSink(Sink):
         batch_max_messages: int,
         check_offsets: bool,
         max_ack_bytes: int = 1048576,
+        router: AckRouter | None = None,
     ) -> None: ...
     def appended(self, next_offset: int) -> None: ...
     def refuse(self, now: int) -> None: ...
@@ -109,6 +110,8 @@ class PublishCall(Generic[_Owner]):
     def take_first_ack(self) -> bytes | None: ...
 
 class AckRouter(Sink):
+    inboxes: bytes
+    news: bool
     acks_received: int
     acks_late: int
     acks_malformed: int

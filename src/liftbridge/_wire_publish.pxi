@@ -483,6 +483,7 @@ cdef class AckRouter(Sink):
     """
 
     cdef bytes prefix
+    cdef readonly bytes inboxes            # what all of them begin with
     cdef list calls
     cdef list free_slots
     cdef PyObject** slots
@@ -497,6 +498,7 @@ cdef class AckRouter(Sink):
     def __init__(self, owner, bytes prefix):
         self.owner = owner
         self.prefix = prefix
+        self.inboxes = prefix + b"."
         self.calls = []
         self.free_slots = []
 
@@ -549,6 +551,11 @@ cdef class AckRouter(Sink):
 
     def __len__(self):
         return len(self.calls) - len(self.free_slots)
+
+    @property
+    def news(self) -> bool:
+        """Whether there are calls for `take_waiting`."""
+        return self.waiting_count > 0
 
     def take_waiting(self) -> list:
         """The owners of the calls that got acks since the last call."""

@@ -170,6 +170,7 @@ class Server:
                     controller.state,
                     ingest=ingest,
                     acks=acks,
+                    router=publisher.router,
                     flusher=flusher,
                     cleaner=cleaner,
                     space=space,
