@@ -101,6 +101,7 @@ cdef struct Request:
     int64_t policy
     int64_t expected_offset
     size_t headers_size        # of all entries with tag and length
+    bint has_inbox             # an ack inbox of its own, which counts in unary calls only
 
 
 cdef int decode_request(const uint8_t* p, const uint8_t* end, Request* request) noexcept nogil:
@@ -110,6 +111,7 @@ cdef int decode_request(const uint8_t* p, const uint8_t* end, Request* request) 
     request.key_length = request.value_length = request.stream_length = request.correlation_length = 0
     request.partition = request.policy = request.expected_offset = 0
     request.headers_size = 0
+    request.has_inbox = False
     while p < end:
         p = get_field(p, end, &field)
         if p == NULL:
@@ -134,6 +136,8 @@ cdef int decode_request(const uint8_t* p, const uint8_t* end, Request* request) 
                 elif field.number == 7:
                     request.correlation = field.data
                     request.correlation_length = field.length
+                else:
+                    request.has_inbox = field.length > 0
         elif field.wire == 0:
             if field.number == 4:
                 # As protobuf does with an int32: the low 32 bits count.
@@ -175,6 +179,7 @@ cdef class PublishCall:
     cdef readonly object waits_for
     cdef bint touched
     cdef bint first_only
+    cdef bint negative  # the first ack, with `first_only`
     cdef public object permit
     cdef readonly uint64_t denied
     cdef bytes refusal  # why the stream of the last request may not be published to
@@ -242,6 +247,20 @@ cdef class PublishCall:
             return view.len
         finally:
             PyBuffer_Release(&view)
+
+    def begin(self, bytes data) -> bool:
+        """Take the only request of a unary call, a serialized PublishRequest, if it is a usual one: it can be published
+        right now, and asks for an ack to our inbox. Else nothing has happened; the reasons are for others to tell."""
+        cdef Request request
+        cdef const uint8_t* p = <const uint8_t*> PyBytes_AS_STRING(data)
+        cdef const uint8_t* end = p + len(data)
+        if decode_request(p, end, &request) < 0 or request.has_inbox or request.policy == POLICY_NONE:
+            return False
+        if self.publish(&request, p, end, None) or self.answers.length:
+            self.answers.length = 0
+            self.waits_for = None
+            return False
+        return True
 
     cdef StreamRoute find(self, Request* request):
         cdef StreamRoute route = self.route
@@ -414,6 +433,7 @@ cdef class PublishCall:
             if self.answers.length == 0:
                 if bytes_reserve(b, length + 1) < 0:
                     return -2
+                self.negative = error != ACK_OK
                 put_byte(b, 1)  # an ack of no bytes is an ack as well
                 put(b, ack, length)
             return 0
@@ -451,6 +471,26 @@ cdef class PublishCall:
     def take_answers(self) -> bytes:
         """Publish responses as gRPC messages since the last call."""
         return bytes_take(&self.answers) if self.answers.length else b""
+
+    def first_response(self):
+        """The first ack as a PublishResponse with its gRPC prefix, for calls made with `first_only`; None when there is
+        none, or when it is negative, which unary calls answer with a status."""
+        cdef Bytes response
+        cdef size_t length = self.answers.length - 1 if self.answers.length else 0
+        cdef size_t size = 1 + varint_size(length) + length
+        cdef Bytes* b = &response
+        if self.answers.length == 0 or self.negative:
+            return None
+        bytes_init(b)
+        if bytes_reserve(b, GRPC_PREFIX + size) < 0:
+            raise MemoryError
+        put_grpc_prefix(b, size)
+        put_byte(b, (1 << 3) | 2)
+        put_varint(b, length)
+        put(b, self.answers.data + 1, length)
+        taken = bytes_take(b)
+        bytes_free(b)
+        return taken
 
     def take_first_ack(self):
         """The serialized Ack that came first, or None; for calls made with `first_only`."""

@@ -90,6 +90,32 @@ class Call:
         assert self.wire is not None, "the call is not open"
         return self.wire
 
+    def answered(self) -> None:
+        """The router: acks have arrived."""
+        self.news.set()
+        self.room.set()
+
+
+class UnaryPublish:
+    """A unary publish that waits for its ack without a task: `on_ack` is called when that is there, and must
+    call `close`, as must whoever gives up waiting."""
+
+    __slots__ = ("_router", "on_ack", "wire")
+
+    def __init__(self, router: AckRouter, routes: RouteTable, max_payload: int) -> None:
+        self._router = router
+        self.wire: PublishCall[UnaryPublish] = router.open(self, routes, max_payload, True)
+        self.on_ack: Callable[[UnaryPublish], None] | None = None
+
+    def answered(self) -> None:
+        """The router: an ack has arrived."""
+        if self.on_ack is not None:
+            self.on_ack(self)
+
+    def close(self) -> None:
+        """Wait no more; a late ack is dropped and counted."""
+        self._router.close(self.wire)
+
 
 class _Inbox:
     """The owner of the sink of an inbox that a client chose itself."""
@@ -130,8 +156,7 @@ class Publisher:
     def on_messages(self) -> None:
         """Acks have arrived: wake the calls they are for."""
         for call in self.router.take_waiting():
-            call.news.set()
-            call.room.set()
+            call.answered()
 
     @asynccontextmanager
     async def call(
@@ -166,6 +191,22 @@ class Publisher:
         finally:
             self._leaving.discard(left)
             left.set()
+
+    def begin(self, request: bytes) -> UnaryPublish | None:
+        """Publish a serialized PublishRequest without waiting for anything; None, and nothing has happened,
+        when something about it is unusual: then the other methods know what to do or what is wrong.
+
+        The caller closes what is returned.
+        """
+        connection = self.connection
+        if not connection.has_room:
+            return None
+        publish = UnaryPublish(self.router, self.routes, connection.max_payload)
+        if not publish.wire.begin(request):
+            publish.close()
+            return None
+        connection.enqueue(publish.wire.take_publishes())
+        return publish
 
     async def publish(self, subject: str, message: api_pb2.Message, ready: Ready = at_once) -> None:
         """Publish an envelope when `ready` has returned, and wait for nothing.
@@ -262,5 +303,6 @@ __all__ = [
     "PublishRefusedError",
     "Publisher",
     "Ready",
+    "UnaryPublish",
     "at_once",
 ]

@@ -222,6 +222,11 @@ class NatsConnection:
         self._enqueue(data)
         return True
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `enqueue` would take something now."""
+        return self._open is not None and self._pending_bytes < MAX_PENDING
+
     async def wait_room(self) -> None:
         """Wait until less than the most that may be pending is pending, or the connection is lost."""
         while self.connected and self._pending_bytes >= MAX_PENDING:

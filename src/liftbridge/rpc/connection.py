@@ -1,7 +1,8 @@
 """One client's connection: HTTP/2 state, flow control of the whole, and the tasks that serve it.
 
-Three tasks own a connection: the reader, which parses frames and starts a task per call; the writer, to which
-handlers hand finished frames (`writer`); and the watch, which ends connections that say nothing.
+Three tasks own a connection: the reader, which parses frames and begins calls, most with a task of their own
+and some without (`immediate`); the writer, to which handlers hand finished frames (`writer`); and the watch,
+which ends connections that say nothing.
 
 Invariants:
 - The write buffer holds at most `Limits.write_buffer` of DATA. What else is written (headers, trailers,
@@ -15,6 +16,7 @@ Invariants:
 import logging
 import math
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import trio
@@ -27,6 +29,7 @@ from . import headers
 from .call import Method
 from .context import CallContext, Request
 from .errors import Status, StatusCode
+from .immediate import Deadlines
 from .limits import Account, Limits, Meter
 from .stream import Stream
 from .writer import Writer
@@ -54,8 +57,10 @@ class Connection:
         peer_certificate: "dict[str, Any] | None",
         account: Account,
         turn: Turn,
+        deadlines: Deadlines,
     ) -> None:
         self.limits = limits
+        self.deadlines = deadlines
         self._account = account
         self._held = 0  # bytes of requests that no handler has taken
         self.peer = peer
@@ -69,6 +74,7 @@ class Connection:
         self._frames = http2.FrameReader(limits.max_frame_size)
         self._decoder = headers.RequestDecoder(limits.max_header_list_size)
         self._streams: dict[int, Stream] = {}  # those with a running handler
+        self._undecided: dict[int, Method] = {}  # of the current read: may be served without a task
         self._reset_streams: OrderedDict[int, None] = OrderedDict()  # ended before the client ended them
         self._highest_stream = 0
         self._accepted_stream = http2.MAX_STREAM_ID  # the last one served, once the connection is ending
@@ -120,8 +126,11 @@ class Connection:
             io.start_soon(self._watch)
             async with trio.open_nursery() as calls:
                 self._calls = calls
-                with self._read_scope:
-                    await self._read()
+                try:
+                    with self._read_scope:
+                        await self._read()
+                finally:
+                    self._forget_calls()
                 # With the reader gone nobody tells a handler that its client is gone.
                 calls.cancel_scope.cancel()
             await self._linger()
@@ -133,7 +142,7 @@ class Connection:
             return
         self._accepted_stream = self._highest_stream
         self.write(http2.goaway(self._highest_stream, ErrorCode.NO_ERROR, reason))
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):
             if stream.streaming:
                 stream.abort(Status(StatusCode.UNAVAILABLE, _SHUTTING_DOWN))
         if not self._streams:
@@ -141,8 +150,14 @@ class Connection:
 
     def end_calls(self) -> None:
         """End every call with UNAVAILABLE; the second step after `shut_down`."""
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):
             stream.abort(Status(StatusCode.UNAVAILABLE, _SHUTTING_DOWN))
+
+    def _forget_calls(self) -> None:
+        """Nobody reads any more: end the calls without a task, which no cancellation reaches."""
+        for stream in list(self._streams.values()):
+            if stream.pending is not None:
+                stream.abort(None)
 
     def settle(self) -> None:
         """Take what the connection held off the server's account; it has ended."""
@@ -171,9 +186,13 @@ class Connection:
             while received := await self._receive():
                 complete = False
                 with self._turn:
-                    for kind, flags, stream_id, payload in self._frames.frames(received):
-                        self._handle(kind, flags, stream_id, payload)
-                        complete = True
+                    try:
+                        for kind, flags, stream_id, payload in self._frames.frames(received):
+                            self._handle(kind, flags, stream_id, payload)
+                            complete = True
+                    finally:
+                        if self._undecided:
+                            self._decide()
                 self._note_incomplete(progress=complete)
                 if self._writer.size > 2 * self.limits.write_buffer:
                     await self._wait_drained()
@@ -402,6 +421,16 @@ class Connection:
         if stream.ended:
             raise StreamFailure(stream.id, ErrorCode.STREAM_CLOSED, "the stream is ended twice")
         stream.feed_end()
+        if self._undecided:
+            method = self._undecided.pop(stream.id, None)
+            if method is not None and not method.begin(stream, self):
+                self._start(method, stream)
+
+    def _decide(self) -> None:
+        """The rest of these requests is still to come: a task waits for it."""
+        undecided, self._undecided = self._undecided, {}
+        for stream_id, method in undecided.items():
+            self._start(method, self._streams[stream_id])
 
     def _on_headers(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
         if not stream_id & 1:
@@ -476,21 +505,48 @@ class Connection:
             return
         stream.streaming = method.streaming
         self._streams[stream_id] = stream
+        if method.immediate and not last:
+            self._undecided[stream_id] = method
+        else:
+            self._start(method, stream)
+
+    def _start(self, method: Method, stream: Stream) -> None:
         assert self._calls is not None
         self._calls.start_soon(self._run_call, method, stream)
 
-    async def _run_call(self, method: Method, stream: Stream) -> None:
+    def context_of(self, stream: Stream) -> CallContext:
+        """Return what the handler of a stream's call, and the guard, may know of it."""
         head = stream.head
         deadline = math.inf if head.timeout is None else stream.started + head.timeout
-        context = CallContext(head.path, self.peer, deadline, head.metadata, self._peer_certificate)
+        return CallContext(head.path, self.peer, deadline, head.metadata, self._peer_certificate)
+
+    async def _run_call(self, method: Method, stream: Stream) -> None:
+        head = stream.head
+        request = Request(stream.id, head.scheme, head.service, head.method, self.context_of(stream))
         try:
-            await method.run(stream, Request(stream.id, head.scheme, head.service, head.method, context))
+            await method.run(stream, request)
         finally:
-            del self._streams[stream.id]
-            self._idle_since = trio.current_time()
-            self.pass_room_on()
-            if not self._streams and self._accepted_stream != http2.MAX_STREAM_ID:
-                self._read_scope.cancel()
+            self.call_ended(stream)
+
+    def start_response(self, method: Method, stream: Stream, frame: bytes) -> None:
+        """Start a task that sends the response of a call that had none, when the client has room for it."""
+
+        async def respond() -> None:
+            try:
+                await method.supervise(stream, self.context_of(stream), partial(stream.respond_framed, frame))
+            finally:
+                self.call_ended(stream)
+
+        assert self._calls is not None
+        self._calls.start_soon(respond)
+
+    def call_ended(self, stream: Stream) -> None:
+        """A call is over."""
+        del self._streams[stream.id]
+        self._idle_since = trio.current_time()
+        self.pass_room_on()
+        if not self._streams and self._accepted_stream != http2.MAX_STREAM_ID:
+            self._read_scope.cancel()
 
     def _on_priority(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
         self._count_control_frame()
