@@ -589,7 +589,8 @@ class Partition:
             self.high_watermark = offset - 1
             if len(sink.commit_acks):
                 released += sink.commit_acks.release(offset, now)
-            self._readers.unpark_all()
+            if self._readers:
+                self._readers.unpark_all()
         if released:
             self._acks.enqueue(released)
         if self._router is not None and self._router.news:

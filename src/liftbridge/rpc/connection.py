@@ -99,8 +99,9 @@ class Connection:
         self._waiting_for_room = trio.lowlevel.ParkingLot()
         self._read_scope = trio.CancelScope()
         self._calls: trio.Nursery | None = None
-        self._last_received = trio.current_time()
-        self._idle_since = self._last_received
+        self.last_received = trio.current_time()
+        """When the client was heard last, on Trio's clock."""
+        self._idle_since = self.last_received
         self._incomplete_since: float | None = None  # a frame or header block has begun then
         self._broken = False
         self._handlers = {
@@ -210,7 +211,7 @@ class Connection:
         if not in_block and not self._frames.pending:
             self._incomplete_since = None
         elif self._incomplete_since is None or (progress and not in_block):
-            self._incomplete_since = self._last_received
+            self._incomplete_since = self.last_received
 
     async def _read_preface(self) -> None:
         missing = http2.PREFACE
@@ -232,7 +233,7 @@ class Connection:
             received = b""
         if not received:
             self._broken = True
-        self._last_received = trio.current_time()
+        self.last_received = trio.current_time()
         return received
 
     async def _watch(self) -> None:
@@ -245,7 +246,7 @@ class Connection:
             return
         while True:
             now = trio.current_time()
-            asleep = self._last_received + limits.keepalive_interval
+            asleep = self.last_received + limits.keepalive_interval
             idle = math.inf if self._streams else self._idle_since + limits.idle_timeout
             begun = self._incomplete_since
             late = math.inf if begun is None else begun + limits.request_timeout
@@ -267,7 +268,7 @@ class Connection:
         asked = trio.current_time()
         self.write_urgent(http2.frame(http2.PING, 0, 0, b"liftlive"))
         await trio.sleep_until(asked + self.limits.keepalive_timeout)
-        return self._last_received >= asked
+        return self.last_received >= asked
 
     def _give_up(self, reason: str) -> None:
         """End the connection for a client that is not worth it."""
@@ -543,10 +544,11 @@ class Connection:
     def call_ended(self, stream: Stream) -> None:
         """A call is over."""
         del self._streams[stream.id]
-        self._idle_since = trio.current_time()
         self.pass_room_on()
-        if not self._streams and self._accepted_stream != http2.MAX_STREAM_ID:
-            self._read_scope.cancel()
+        if not self._streams:
+            self._idle_since = trio.current_time()
+            if self._accepted_stream != http2.MAX_STREAM_ID:
+                self._read_scope.cancel()
 
     def _on_priority(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
         self._count_control_frame()

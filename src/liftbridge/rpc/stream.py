@@ -71,7 +71,7 @@ class Stream:
         self.head = head
         self.send_window = send_window
         self.receive_window = window
-        self.started = trio.current_time()
+        self.started = connection.last_received
         self.ended = False
         """The client has sent everything."""
         self.finished = False
@@ -328,8 +328,13 @@ class Stream:
         self.send_window -= size
         connection.send_window -= size
         connection.expect_updates(size, whole=True)
-        frames = data_frames(self.id, data, connection.peer_max_frame_size)
-        self._end(self._response_headers() + frames + self._headers_frame(trailers, last=True))
+        self._responding = True
+        if size <= connection.peer_max_frame_size:
+            head = connection.header_prefix() + headers.RESPONSE_HEADERS
+            self._end(http2.whole_response(self.id, head, data, trailers))
+        else:
+            frames = data_frames(self.id, data, connection.peer_max_frame_size)
+            self._end(self._response_headers() + frames + self._headers_frame(trailers, last=True))
         return True
 
     async def _reserve(self, wanted: int) -> int:

@@ -114,7 +114,8 @@ class Writer:
 
     def _note_sent(self, size: int) -> None:
         self._count(-size)
-        self._drained.unpark_all()
+        if self._drained:
+            self._drained.unpark_all()
         self._on_sent()
 
     def _count(self, change: int) -> None:
