@@ -180,6 +180,7 @@ cdef class PublishCall:
     cdef bint touched
     cdef bint first_only
     cdef bint negative  # the first ack, with `first_only`
+    cdef bint silent    # publish without an inbox
     cdef public object permit
     cdef readonly uint64_t denied
     cdef bytes refusal  # why the stream of the last request may not be published to
@@ -248,14 +249,18 @@ cdef class PublishCall:
         finally:
             PyBuffer_Release(&view)
 
-    def begin(self, bytes data) -> bool:
+    def begin(self, bytes data, bint wait=True) -> bool:
         """Take the only request of a unary call, a serialized PublishRequest, if it is a usual one: it can be published
-        right now, and asks for an ack to our inbox. Else nothing has happened; the reasons are for others to tell."""
+        right now, and names no inbox. Else nothing has happened; the reasons are for others to tell.
+
+        When it asks for no ack, or nobody would `wait` for one, it is published without an inbox, and nothing is
+        `outstanding`."""
         cdef Request request
         cdef const uint8_t* p = <const uint8_t*> PyBytes_AS_STRING(data)
         cdef const uint8_t* end = p + len(data)
-        if decode_request(p, end, &request) < 0 or request.has_inbox or request.policy == POLICY_NONE:
+        if decode_request(p, end, &request) < 0 or request.has_inbox:
             return False
+        self.silent = not wait or request.policy == POLICY_NONE
         if self.publish(&request, p, end, None) or self.answers.length:
             self.answers.length = 0
             self.waits_for = None
@@ -335,7 +340,7 @@ cdef class PublishCall:
         cdef const uint8_t* subject = <const uint8_t*> PyBytes_AS_STRING(route.subject)
         cdef size_t subject_length = len(route.subject)
         cdef size_t suffix = decimal_size(request.partition) + 1 if request.partition else 0
-        cdef size_t inbox_length = len(self.inbox)
+        cdef size_t inbox_length = 0 if self.silent else len(self.inbox)
         cdef size_t full_subject = subject_length + suffix
         cdef size_t length = (
             ENVELOPE_HEADER + number_size(<uint64_t> request.expected_offset) + field_size(request.key_length)
@@ -378,7 +383,7 @@ cdef class PublishCall:
         put_field(b, 11, request.correlation, request.correlation_length)
         put_number(b, 12, <uint64_t> request.policy)
         put(b, b"\r\n", 2)
-        if request.policy == POLICY_LEADER or request.policy == POLICY_ALL:
+        if not self.silent and (request.policy == POLICY_LEADER or request.policy == POLICY_ALL):
             self.outstanding += 1
         return 0
 

@@ -352,7 +352,7 @@ def test_a_unary_publish_is_taken_as_one_of_many_is(owner):
     [
         {"stream": "nothing"},
         {"stream": "orders", "partition": 3},
-        {"stream": "orders", "ackPolicy": "NONE"},
+        {"stream": "strict", "ackPolicy": "NONE"},
         {"stream": "orders", "ackPolicy": 7},
         {"stream": "orders", "ackInbox": "mine"},
         {"stream": "orders", "partition": 1},
@@ -371,6 +371,20 @@ def test_an_unusual_unary_publish_is_not_taken_and_leaves_nothing(owner, fields)
     assert call.first_response() is None
     assert not call.begin(b"\xff")
     assert call.begin(api_pb2.PublishRequest(stream="orders").SerializeToString())
+
+
+@pytest.mark.parametrize("policy, wait", [("NONE", True), ("LEADER", False), ("ALL", False)])
+def test_a_unary_publish_that_nobody_waits_for_names_no_inbox(owner, policy, wait):
+    call = owner.open(first_only=True)
+    request = api_pb2.PublishRequest(stream="orders", value=b"v", ackPolicy=policy)
+    assert call.begin(request.SerializeToString(), wait)
+    assert call.outstanding == 0
+    assert publishes(call.take_publishes()) == [
+        (
+            "shop.orders",
+            api_pb2.Message(stream="orders", subject="shop.orders", value=b"v", ackPolicy=policy),
+        )
+    ]
 
 
 def test_the_first_ack_of_a_unary_publish_is_its_response(owner):

@@ -47,12 +47,15 @@ from liftbridge.rpc import (
     RpcFailedError,
     StatusCode,
     immediate,
+    message_frame,
     raw_requests,
     rpc_error,
 )
 
 # What PublishAsync waits for acks that are on their way when the client has sent its last message.
 LAST_ACKS_SECONDS = 5.0
+# The response to a publish without an ack, with its length prefix.
+NO_ACK = message_frame(api_pb2.PublishResponse().SerializeToString())
 # How long CreateStream waits for the leaders when the caller sets no deadline.
 LEADERS_SECONDS = 5.0
 
@@ -302,12 +305,14 @@ class ApiServicer(api_grpc.APIServicer):
     # -- publishing ------------------------------------------------------------------------------------
 
     def _begin_publish(self, request: bytes, call: ImmediateCall) -> bool:
-        """Serve a usual `Publish` without a task: one that waits for an ack and for nothing else."""
-        if call.timeout is None:
-            return False
-        publish = self._publisher.begin(request)
+        """Serve a usual `Publish` without a task: one that waits for nothing but an ack."""
+        publish = self._publisher.begin(request, wait=call.timeout is not None)
         if publish is None:
             return False
+        if not publish.wire.outstanding:
+            publish.close()
+            call.respond(NO_ACK)
+            return True
         call.on_end = publish.close
         publish.on_ack = partial(self._end_publish, request, call)
         return True

@@ -192,17 +192,17 @@ class Publisher:
             self._leaving.discard(left)
             left.set()
 
-    def begin(self, request: bytes) -> UnaryPublish | None:
+    def begin(self, request: bytes, *, wait: bool) -> UnaryPublish | None:
         """Publish a serialized PublishRequest without waiting for anything; None, and nothing has happened,
         when something about it is unusual: then the other methods know what to do or what is wrong.
 
-        The caller closes what is returned.
+        Without `wait` no ack is asked for. The caller closes what is returned.
         """
         connection = self.connection
         if not connection.has_room:
             return None
         publish = UnaryPublish(self.router, self.routes, connection.max_payload)
-        if not publish.wire.begin(request):
+        if not publish.wire.begin(request, wait):
             publish.close()
             return None
         connection.enqueue(publish.wire.take_publishes())

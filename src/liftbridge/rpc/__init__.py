@@ -9,7 +9,7 @@ messages. `immediate` are calls that need no task, `writer` is what waits for th
 from .call import immediate, raw_requests
 from .context import CallContext, Request
 from .errors import RpcFailedError, Status, StatusCode, rpc_error
-from .framing import Frames
+from .framing import Frames, message_frame
 from .health import HealthServicer
 from .immediate import ImmediateCall
 from .limits import Limits
@@ -27,6 +27,7 @@ __all__ = [
     "rpc_error",
     "raw_requests",
     "immediate",
+    "message_frame",
     "ImmediateCall",
     "HealthServicer",
 ]
