@@ -21,8 +21,8 @@ def call(method: str, name: str = "joe") -> CallContext:
     return CallContext(method, "ipv4:10.0.0.1:1", peer_certificate={"subject": subject})
 
 
-def authorizer(directory: Path, *rules: str, groups: bool = True) -> Authorizer:
-    (directory / "model.conf").write_text(MODEL)
+def authorizer(directory: Path, *rules: str, groups: bool = True, model: str = MODEL) -> Authorizer:
+    (directory / "model.conf").write_text(model)
     (directory / "policy.csv").write_text("\n".join(rules))
     return Authorizer(directory / "model.conf", directory / "policy.csv", audit=Audit(10, 100), groups=groups)
 
@@ -81,6 +81,18 @@ async def test_a_method_without_a_row_is_denied(tmp_path):
 async def test_health_is_for_everybody(tmp_path):
     context = CallContext("/grpc.health.v1.Health/Check", "unix:")
     assert authorizer(tmp_path).admit(context, None, lambda status: None) is None
+
+
+async def test_a_client_without_a_name_is_denied_what_everybody_may(tmp_path):
+    everybody = MODEL.replace("r.sub == p.sub && ", "")
+    guard = authorizer(tmp_path, "p, , s, DeleteStream", "p, , s, Publish", model=everybody)
+    request, named = api_pb2.DeleteStreamRequest(name="s"), call("/proto.API/DeleteStream")
+    assert guard.admit(named, request, lambda status: None) is None
+    assert guard.permit(named)(b"s") is None
+    nobody = CallContext("/proto.API/DeleteStream", "ipv4:10.0.0.1:1")
+    with pytest.raises(RpcFailedError, match="not authorized"):
+        guard.admit(nobody, request, lambda status: None)
+    assert b"not authorized" in guard.permit(nobody)(b"s")
 
 
 def test_a_certificate_with_two_names_has_none():

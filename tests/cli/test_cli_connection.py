@@ -116,6 +116,21 @@ def test_contexts(shared, stubs, tmp_path):
     assert os.listdir(file.parent) == ["contexts.json"]
 
 
+def test_who_names_a_server_gets_nothing_of_the_context_in_use(shared, tmp_path):
+    """Its certificate and its authorities are meant for other servers."""
+    files = Files(tmp_path / "files")
+    ca = str(files.directory / "ca.pem")
+    cli(None, "context", "save", "elsewhere", "--server", NOBODY, "--tls-ca", ca, home=tmp_path)
+    cli(None, "stream", "list", "--server", shared.address, home=tmp_path)
+    cli(shared, "stream", "list", home=tmp_path)
+    cli(None, "stream", "list", "--server", shared.address, "--context", "elsewhere", home=tmp_path, status=6)
+
+
+def test_flags_come_before_the_environment(shared):
+    cli(NOBODY, "stream", "list", "--server", shared.address)
+    cli(shared, "stream", "list", "--no-tls", LIFTBRIDGE_CLIENT_TLS="true")
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [

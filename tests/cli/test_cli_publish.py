@@ -140,6 +140,18 @@ def test_a_failure_is_told_while_the_input_is_still_open(shared, stubs):
         assert json.loads(process.stderr.read())["error"].startswith("message 2: ")
 
 
+def test_a_message_whose_ack_does_not_come_is_perhaps_stored(shared, stubs):
+    name = create(stubs)
+    os.kill(shared.nats_pid, signal.SIGSTOP)
+    try:
+        done = cli(shared, "publish", "--stream", name, "--timeout", "3", stdin=b"a\nb\n", status=8)
+        assert "(0 stored, 2 perhaps stored)" in done.err
+        assert "read the end of the stream before sending it again" in done.err
+    finally:
+        os.kill(shared.nats_pid, signal.SIGCONT)
+    until(lambda: partition_metadata(stubs, name).newestOffset == 1)
+
+
 def test_what_failed_is_counted(shared, stubs):
     name = create(stubs)
     big = b"x" * (2 << 20)

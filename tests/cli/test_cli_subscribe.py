@@ -186,21 +186,20 @@ def test_ctrl_c_before_the_end_is_an_interruption(shared, stubs):
         assert process.wait(30) == 130
 
 
-def test_a_reader_that_goes_ends_it_quietly(shared, numbers):
-    script = (
-        f"{sys.executable} -m liftbridge.cli.main subscribe {numbers} | head -n 1; echo ${{PIPESTATUS[0]}}"
-    )
+def test_a_reader_that_goes_ends_it_quietly(shared, stubs):
+    name = create(stubs)
+    publish(stubs, name, b"first")
+    script = f"{sys.executable} -m liftbridge.cli.main subscribe {name} | head -n 1; echo ${{PIPESTATUS[0]}}"
     ran = subprocess.Popen(
         ["bash", "-c", script],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(LIFTBRIDGE_CLIENT_SERVER=shared.address),
     )
-    api = shared.api()
     try:
-        assert ran.stdout.readline().endswith(b"\t0\n")
+        assert ran.stdout.readline().endswith(b"\tfirst\n")
         while ran.poll() is None:  # it notices when it has something to print
-            publish(api, numbers, b"more")
+            publish(stubs, name, b"more")
         out, err = ran.communicate(timeout=30)
         assert (out, err) == (b"0\n", b"")
     finally:

@@ -13,6 +13,8 @@ from client_support import both_backends, run, take
 from harness import Server
 
 import liftbridge.client as lc
+from liftbridge.client.connection import message_frame
+from liftbridge.proto import api_pb2
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +218,33 @@ def test_a_read_that_is_cancelled_loses_nothing(shared, backend):
 
 
 @both_backends
+def test_a_read_that_is_cancelled_as_its_message_arrives_loses_nothing(shared, backend):
+    name = fresh()
+
+    async def scenario():
+        async with lc.connect(shared.address) as client:
+            await client.create_stream(name)
+            async with client.subscribe(name, start="earliest") as messages:
+                taken = []
+
+                async def read():
+                    taken.extend(await take(messages, 1))
+
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(read)
+                    await anyio.wait_all_tasks_blocked()
+                    # As the connection's reader does it: nothing runs between this and the cancellation.
+                    arrived = api_pb2.Message(stream=name, value=b"now")
+                    messages._call.feed(message_frame(arrived.SerializeToString()), 0)
+                    tasks.cancel_scope.cancel()
+                if not taken:
+                    await read()
+                assert [m.value for m in taken] == [b"now"]
+
+    run(backend, scenario)
+
+
+@both_backends
 def test_a_deleted_stream_ends_its_subscriptions(shared, backend):
     name = fresh()
 
@@ -264,6 +293,62 @@ def test_the_bytes_in_flight_are_bounded(shared, backend):
                     await publisher.send(bytes(40_000))
                     assert publisher.outstanding <= 3
             assert (await client.partition(name)).newest_offset == 49
+
+    run(backend, scenario)
+
+
+@both_backends
+def test_what_is_in_flight_is_bounded_within_a_batch(shared, backend):
+    name = fresh()
+
+    async def scenario():
+        async with lc.connect(shared.address) as client:
+            await client.create_stream(name)
+            for bound in ({"max_in_flight": 10}, {"max_bytes": 10_000}):
+                async with client.publisher(name, **bound) as publisher:
+
+                    def messages(publisher=publisher):
+                        for _ in range(100):
+                            assert publisher.outstanding <= 10
+                            yield bytes(1_000)
+
+                    await publisher.send_batch(messages())
+            assert (await client.partition(name)).newest_offset == 199
+
+    run(backend, scenario)
+
+
+@both_backends
+def test_headers_are_of_one_message(shared, backend):
+    name = fresh()
+
+    async def scenario():
+        async with lc.connect(shared.address) as client:
+            await client.create_stream(name)
+            async with client.publisher(name) as publisher:
+                await publisher.send(b"", headers={"a": b"1"})
+                await publisher.send(b"")
+                await publisher.send_batch([lc.Outgoing(b"", headers={"b": b"2"}), b""])
+            async with client.subscribe(name, start="earliest", stop="latest") as messages:
+                found = [sorted(m.headers.keys() - {"subject", "reply"}) async for m in messages]
+            assert found == [["a"], [], ["b"], []]
+
+    run(backend, scenario)
+
+
+@both_backends
+def test_a_stream_that_others_have_made_anew_with_more_partitions(shared, backend):
+    name = fresh()
+
+    async def scenario():
+        async with lc.connect(shared.address) as client, lc.connect(shared.address) as other:
+            await client.create_stream(name)
+            assert list((await client.stream(name)).partitions) == [0]
+            await other.delete_stream(name)
+            await other.create_stream(name, partitions=2)
+            await other.publish(name, b"x", partition=1)
+            async with client.subscribe(name, 1, start=0, stop=0) as messages:
+                assert [m.value async for m in messages] == [b"x"]
 
     run(backend, scenario)
 

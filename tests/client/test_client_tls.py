@@ -54,6 +54,19 @@ def test_tls(tmp_path, files, backend):
 
 
 @both_backends
+def test_a_certificate_of_another_host_is_refused(tmp_path, files, backend):
+    async def scenario():
+        # The certificate is trusted, and names the address and not the host.
+        address = server.address.replace("127.0.0.1", "localhost")
+        with pytest.raises(lc.TlsError, match="certificate is not valid for 'localhost'"):
+            async with lc.connect(address, tls=lc.tls_context(ca=files / "ca.pem")):
+                pass
+
+    with tls_server(tmp_path, files) as server:
+        run(backend, scenario)
+
+
+@both_backends
 def test_mutual_tls(tmp_path, files, backend):
     mutual = {"tls.client.auth.enabled": True, "tls.client.auth.ca": str(files / "ca.pem")}
 

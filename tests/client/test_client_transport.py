@@ -197,3 +197,49 @@ def test_a_sender_waits_for_the_window(backend):
 
     with Peer() as peer:
         run(backend, scenario)
+
+
+@both_backends
+def test_windows_are_given_back_that_of_the_connection_at_once_that_of_a_call_as_it_is_read(backend):
+    window = 1 << 20
+    chunk = bytes(256 * 1024 - 5)
+
+    def updates(call_id):
+        return sum(
+            int.from_bytes(f[3], "big")
+            for f in peer.frames
+            if f[0] == http2.WINDOW_UPDATE and f[2] == call_id
+        )
+
+    async def scenario():
+        async with connected(peer, stream_window=window) as connection:
+            call = await connection.call("Subscribe")
+            await in_thread(peer.wait, http2.WINDOW_UPDATE)
+            at_first = updates(0)
+            peer.send(headers(OK), message(chunk) * 4, http2.frame(http2.PING, 0, 0, b"are you?"))
+            await in_thread(peer.wait, http2.PING)  # by its answer all that came before has been dealt with
+            assert (updates(0) - at_first, updates(1)) == (window, 0)
+            taken = []
+            while len(taken) < 4:
+                taken += await call.receive()
+            assert taken == [chunk] * 4
+            while updates(1) < window:
+                await anyio.sleep(0.01)
+
+    with Peer() as peer:
+        run(backend, scenario)
+
+
+@both_backends
+@pytest.mark.parametrize(("code", "error", "ran"), [(7, lc.UnavailableError, False), (2, lc.RpcError, True)])
+def test_a_call_that_was_refused_has_not_run(backend, code, error, ran):
+    async def scenario():
+        async with connected(peer) as connection:
+            call = await connection.call("Publish")
+            peer.send(http2.rst_stream(1, code))
+            with pytest.raises(error) as raised:
+                await call.receive()
+            assert raised.value.may_have_run is ran
+
+    with Peer() as peer:
+        run(backend, scenario)

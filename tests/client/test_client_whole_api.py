@@ -149,12 +149,32 @@ def test_members_share_the_partitions(with_cursors, backend):
     run(backend, scenario)
 
 
+def join(server, name):
+    """Another member joins and says nothing more: it gets partition 1 of two."""
+    request = api_pb2.JoinConsumerGroupRequest(groupId="g", consumerId="silent", streams=[name])
+    server.api().JoinConsumerGroup(request, timeout=PATIENCE)
+
+
+@both_backends
+def test_a_member_hands_out_nothing_of_a_partition_that_was_taken_away(with_cursors, backend):
+    async def scenario():
+        async with lc.connect(with_cursors.address) as client:
+            await client.create_stream(name := fresh(), partitions=2)
+            for _ in range(10):
+                await client.publish(name, b"old", partition=1)
+            async with client.consumer("g", "a", streams=[name], start="earliest") as first:
+                assert (await anext(first)).value == b"old"  # and nine more are here
+                await in_thread(join, with_cursors, name)
+                while first.assignments != {name: (0,)}:
+                    await anyio.sleep(0.01)
+                await client.publish(name, b"new", partition=0)
+                assert (await anext(first)).value == b"new"
+
+    run(backend, scenario)
+
+
 @both_backends
 def test_a_member_that_leaves_while_it_hands_over_stores_what_it_has_handled(with_cursors, backend):
-    def join(name):
-        request = api_pb2.JoinConsumerGroupRequest(groupId="g", consumerId="silent", streams=[name])
-        with_cursors.api().JoinConsumerGroup(request, timeout=PATIENCE)
-
     async def scenario():
         async with lc.connect(with_cursors.address) as client:
             await client.create_stream(name := fresh(), partitions=2)
@@ -165,7 +185,7 @@ def test_a_member_that_leaves_while_it_hands_over_stores_what_it_has_handled(wit
                 async for message in first:
                     if (message.partition, message.offset) == (1, 5):
                         break
-                await in_thread(join, name)
+                await in_thread(join, with_cursors, name)
                 while first.assignments != {name: (0,)}:
                     await anyio.sleep(0.01)
             # It was busy with the sixth message until the end, so that is not handled.

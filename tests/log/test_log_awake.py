@@ -95,17 +95,15 @@ def test_half_as_many_again_are_never_exceeded_by_logs_that_wake(tmp_path, few):
 
 def test_the_logs_that_were_used_stay_awake(tmp_path, few):
     busy = [open_log(tmp_path / f"busy-{number}") for number in range(few - 1)]
+    idle = []
     for number in range(LOOKED_AT * 4):
         for log in busy:
             log.append(numbered(number, 1))
             log.sync()
-        open_log(tmp_path / str(number)).close()
-    other = [open_log(tmp_path / f"other-{number}") for number in range(few)]
-    for log in busy:
-        log.append(numbered(100, 1))
-        log.sync()
-    assert sum(map(asleep, busy)) <= 1 < sum(map(asleep, other))
-    for log in busy + other:
+        idle.append(open_log(tmp_path / str(number)))
+        assert not any(map(asleep, busy))
+        assert sum(map(asleep, idle)) == number, "all but the newest"
+    for log in busy + idle:
         log.close()
 
 

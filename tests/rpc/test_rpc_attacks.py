@@ -14,6 +14,7 @@ from rpc_support import PREFACE, Api, RawClient, length_prefixed, serve
 
 from liftbridge.proto import api_pb2
 from liftbridge.rpc import Limits
+from liftbridge.rpc.limits import Meter
 
 KIB, MIB = 1 << 10, 1 << 20
 ENHANCE_YOUR_CALM = 11
@@ -135,6 +136,23 @@ async def test_window_updates_by_a_byte_while_the_server_sends(nursery, connect)
         assert (await attacker.goaway()).error_code == ENHANCE_YOUR_CALM
 
 
+async def test_window_updates_by_a_byte_each_behind_the_byte_before(nursery, connect):
+    """The same as slowly as it gets: no update comes before the server has sent what the last one allowed."""
+    _, port = await serve(nursery, Api(), limits=SMALL)
+    async with undisturbed(port):
+        attacker = await connect(port, settings={4: 0})
+        stream_id = await attacker.call(
+            "Subscribe", api_pb2.SubscribeRequest(stream="messages").SerializeToString()
+        )
+        for _ in range(2 * SMALL.max_control_frames):
+            await flood(attacker, frame(8, 0, stream_id, b"\0\0\0\1"))
+            answer = await attacker.until(lambda read: read.type in (0, 7))
+            if answer.type == 7:
+                break
+        assert answer.type == 7
+        assert answer.error_code == ENHANCE_YOUR_CALM
+
+
 async def test_a_client_that_gives_back_every_answer_at_once_is_no_attacker(nursery, connect):
     """Clients may open both windows by the few bytes of each answer; many small calls are not a flood."""
     _, port = await serve(nursery, Api(), limits=SMALL)
@@ -164,6 +182,23 @@ async def test_a_flood_under_cover_of_a_subscription(nursery, connect):
             asking.start_soon(ask)
             assert (await attacker.goaway()).error_code == ENHANCE_YOUR_CALM
             asking.cancel_scope.cancel()
+
+
+async def test_a_flood_between_calls(nursery, connect):
+    """The same with calls: each answer forgives the control frames before it, but not without end."""
+    _, port = await serve(nursery, Api(), limits=SMALL)
+    async with undisturbed(port):
+        attacker = await connect(port)
+        for stream_id in range(1, 121, 2):
+            await flood(attacker, frame(6, 0, 0, b"12345678") * 100 + open_call(stream_id, "Publish"))
+            await flood(attacker, frame(0, 1, stream_id, length_prefixed(b"")))
+            answer = await attacker.until(
+                lambda read, wanted=stream_id: read.type == 7 or (read.stream_id, read.type) == (wanted, 0)
+            )
+            if answer.type == 7:
+                break
+        assert answer.type == 7
+        assert answer.error_code == ENHANCE_YOUR_CALM
 
 
 async def test_headers_that_are_too_large_cost_the_call(nursery, connect):
@@ -339,6 +374,28 @@ async def test_requests_that_nobody_handles_are_bounded_over_all_connections(nur
         await trio.sleep(0.001)
 
 
+async def test_whoever_holds_little_is_refused_nothing_whatever_others_hold(nursery, connect):
+    """Beyond the bound for all there is still a small share for each."""
+    limits = Limits(max_held=256 * KIB)
+    server, port = await serve(nursery, Api(), limits=limits)
+    request = api_pb2.PublishRequest(stream="stall", value=bytes(15_000)).SerializeToString()
+    data = b"".join(frame(0, 0, 1, length_prefixed(request)) for _ in range(4))
+    async with undisturbed(port):
+        clients = []
+        for _ in range(10):
+            client = await connect(port)
+            await flood(client, open_call(1) + data)
+            await client.ping()
+            client.next_id = 3
+            clients.append(client)
+        assert server.bytes_held > limits.max_held
+        assert not [read for client in clients for read in client.frames if read.stream_id]
+        for client in clients:
+            assert await client.alive()
+    for client in clients:
+        await trio.aclose_forcefully(client.stream)
+
+
 async def test_many_clients_that_never_read_are_bounded_over_all_connections(nursery, connect):
     limits = Limits(max_unsent=2 * MIB)
     server, port = await serve(nursery, Api(), limits=limits)
@@ -365,3 +422,10 @@ async def test_resets_of_calls_that_have_not_begun_give_back_what_they_sent(nurs
     assert server.bytes_held == 0
     client.next_id = 201
     assert await client.alive()
+
+
+async def test_what_is_counted_is_forgotten_when_its_period_is_over(autojump_clock):
+    meter = Meter(2, 10.0)
+    for _ in range(3):
+        assert [meter.exceeded() for _ in range(4)] == [False, False, True, True]
+        await trio.sleep(10)

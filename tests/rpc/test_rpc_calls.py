@@ -228,9 +228,10 @@ def health_method(client, name, kind):
     )
 
 
-@pytest.mark.parametrize(("service", "status"), [("", KNOWN.SERVING), ("proto.API", KNOWN.NOT_SERVING)])
-async def test_health_check(nursery, service, status):
-    _, port = await serve(nursery, HealthServicer(serving=False))
+@pytest.mark.parametrize("service", ["", "proto.API"])
+@pytest.mark.parametrize(("serving", "status"), [(True, KNOWN.SERVING), (False, KNOWN.NOT_SERVING)])
+async def test_health_check(nursery, service, serving, status):
+    _, port = await serve(nursery, HealthServicer(serving=serving))
     async with grpcio(port) as client:
         check = health_method(client, "Check", "unary_unary")
         response = await trio.to_thread.run_sync(check, health_pb2.HealthCheckRequest(service=service))

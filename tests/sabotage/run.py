@@ -1,4 +1,4 @@
-"""Tests the tests: plants each bug of `planted.py` in a copy of the repository, and asks the suite.
+"""Tests the tests: plants each bug of `planted` in a copy of the repository, and asks the suite.
 
 The copy is what git tracks or would track, in a temporary directory; the C cores are built there once, and
 the one that a bug concerns again for that bug. First the tests named must pass as they are. Then each bug is

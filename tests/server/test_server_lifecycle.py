@@ -16,7 +16,7 @@ import pytest
 from calls import drain, subscribe
 from harness import Api, Nats, Server, freeze
 
-from liftbridge.proto import api_pb2
+from liftbridge.proto import api_pb2, health_pb2
 
 COMMAND = [sys.executable, "-m", "liftbridge.cli.main"]
 SECONDS = 30
@@ -216,6 +216,22 @@ def test_a_stop_ends_subscriptions_with_unavailable(make, number):
         next(subscription)
     assert error.value.code() == grpc.StatusCode.UNAVAILABLE
     assert "stopped" in server.log
+
+
+@pytest.mark.parametrize("service", ["", "proto.API"])
+def test_who_watches_the_health_is_told_of_the_stop(make, service):
+    """Load balancers stop sending because of it, so it has to come before the end of the call."""
+    server = make().start()
+    watch = server.api().channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    states = watch(health_pb2.HealthCheckRequest(service=service), timeout=SECONDS)
+    assert next(states).status == health_pb2.HealthCheckResponse.SERVING
+    assert server.stop() == 0
+    assert next(states).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert status_of(lambda: states) == (grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
 
 
 def test_a_stop_keeps_everything_acked(make):
@@ -573,6 +589,7 @@ def test_dev_prints_commands_that_work(tmp_path):
             api.SetCursor(api_pb2.SetCursorRequest(stream="s", cursorId="c", offset=5), timeout=SECONDS)
             fetched = api.FetchCursor(api_pb2.FetchCursorRequest(stream="s", cursorId="c"), timeout=SECONDS)
             assert fetched.offset == 5, "cursors are on"
+            follow(api, "__activity").cancel()  # it exists
         after = printed.index("Try, in another terminal:\n") + 1
         commands = [shlex.split(line) for line in printed[after : after + 3]]
         for command, output in (commands[0], "stream greetings records hello.world\n"), (commands[1], ""):

@@ -106,6 +106,13 @@ def test_without_tls_sighup_does_nothing(tmp_path):
         running.cancel()
 
 
+def test_each_sighup_is_one_reload(files, server):
+    said = "new connections get the certificate"
+    for _ in range(3):
+        reload(server, said)
+    assert server.log.count(said) == 3
+
+
 def test_many_sighups_under_load_lose_nothing(files, server):
     api = files.api(server, "joe")
     running = subscribe(api, create(api, "s"))

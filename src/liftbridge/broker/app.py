@@ -65,7 +65,9 @@ from liftbridge.nats.transport import NatsCredentials, without_secrets
 from liftbridge.rpc import HealthServicer, Limits, RpcServer
 from liftbridge.sockets import Turn
 
-# What open calls get to end by themselves, and acks to reach NATS, when the server stops.
+# When the server stops: for those who watch its health to be told, for open calls to end by themselves, for
+# acks to reach NATS.
+TELL_HEALTH_SECONDS = 1.0
 GRACE_SECONDS = 1.0
 LAST_ACKS_SECONDS = 2.0
 
@@ -221,6 +223,8 @@ class Server:
                 await self._stop.wait()
                 logger.info("stopping")
                 health.set_serving(False)
+                with trio.move_on_after(TELL_HEALTH_SECONDS):
+                    await health.all_told()
                 await server.shutdown(GRACE_SECONDS)
                 cleaner.stop()
                 await streams.stop()

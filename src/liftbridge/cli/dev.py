@@ -41,7 +41,9 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
     return {
         "nats.embedded": True,
         "clustering.raft.bootstrap.seed": True,
+        # Off in a plain server, as in the original; here everything is to be tried.
         "cursors.stream.partitions": 8,
+        "activity.stream.enabled": True,
         "data.dir": options.data_dir,
         "listen": f"127.0.0.1:{options.port}",
         "logging.level": options.level,
