@@ -6,6 +6,7 @@
 cdef struct AckEntry:
     int64_t offset
     size_t end              # of the PUB in the queue's buffer, counted like `start`
+    size_t payload          # of the PUB
     size_t commit_position  # where the commit timestamp is patched in
     size_t subject
     size_t inbox
@@ -14,6 +15,7 @@ cdef struct AckEntry:
     uint32_t inbox_length
     uint32_t correlation_length
     int policy
+    bint local              # for a call of this server
     int64_t reception
 
 
@@ -25,11 +27,14 @@ cdef class AckQueue:
     """Encoded acks of one partition that wait for the log to reach their offset.
 
     Acks are encoded when their message is appended to a batch, as complete NATS PUB commands, and handed out in
-    offset order by `release`, which fills in the commit timestamp. Positions are counted from the first byte
-    ever queued (`base` is that of data[0]), so they stay valid when released bytes are cut off.
+    offset order by `release`, which fills in the commit timestamp. Acks for calls of this very server are not handed
+    out: `router` gets them, as if they had come from NATS, and with them the two longest steps of their way are saved.
+    Positions are counted from the first byte ever queued (`base` is that of data[0]), so they stay valid when released
+    bytes are cut off.
     """
 
     cdef Bytes data
+    cdef Sink router
     cdef size_t base
     cdef AckEntry* entries
     cdef size_t head
@@ -86,9 +91,13 @@ cdef class AckQueue:
     def release(self, int64_t below, int64_t now) -> bytes:
         """The acks of all messages with an offset smaller than `below`, as NATS protocol bytes.
 
-        `now` is the commit timestamp in ns. Empty bytes when nothing waited.
+        `now` is the commit timestamp in ns. Empty bytes when nothing waited, or only acks for calls of this server;
+        `router` has those, and its owner is to be told.
         """
         cdef size_t end = self.base
+        cdef size_t local = 0  # bytes of acks that `router` gets
+        cdef size_t first = self.head
+        cdef size_t i
         cdef AckEntry* entry
         cdef object released
         while self.head < self.count:
@@ -96,13 +105,39 @@ cdef class AckQueue:
             if entry.offset >= below:
                 break
             patch_timestamp(self.data.data + (entry.commit_position - self.base), now)
+            if entry.local:
+                local += entry.end - end
             end = entry.end
             self.head += 1
         if end == self.base:
             return b""
-        released = PyBytes_FromStringAndSize(<char*> self.data.data, end - self.base)
+        if not local:
+            released = PyBytes_FromStringAndSize(<char*> self.data.data, end - self.base)
+        else:
+            released = self.deliver(first, end - self.base - local, now)
         self.cut(end)
         return released
+
+    cdef bytes deliver(self, size_t first, size_t rest, int64_t now):
+        """Give `router` its acks, from entry `first` to `head`; returns the others, which take `rest` bytes."""
+        cdef bytes others = PyBytes_FromStringAndSize(NULL, rest)
+        cdef char* p = PyBytes_AS_STRING(others)
+        cdef const uint8_t* data = self.data.data - self.base
+        cdef size_t begin = self.base
+        cdef size_t i
+        cdef AckEntry* entry
+        for i in range(first, self.head):
+            entry = &self.entries[i]
+            if entry.local:
+                self.router.add(
+                    data + entry.inbox, entry.inbox_length, NULL, 0,
+                    data + entry.payload, entry.end - 2 - entry.payload, now,
+                )
+            else:
+                memcpy(p, data + begin, entry.end - begin)
+                p += entry.end - begin
+            begin = entry.end
+        return others
 
     cdef int refuse(self, int64_t first, PartitionSink sink, int64_t now) except -1:
         """Turn the acks of offsets at or above `first` into negative ones in the sink's `refusals`."""
@@ -217,7 +252,7 @@ cdef class PartitionSink(Sink):
     Arguments of the constructor: `owner` gets the batch; `stream` and `base_subject` go into acks; `next_offset` is
     the offset that the next message will get; `max_message_bytes` is the largest accepted NATS payload;
     `batch_max_messages` closes a batch; with `check_offsets`, a message is stored only at the offset that it
-    expects (optimistic concurrency control).
+    expects (optimistic concurrency control); `router` takes the acks for calls of this server.
     """
 
     cdef readonly BatchBuilder builder
@@ -225,10 +260,13 @@ cdef class PartitionSink(Sink):
     cdef readonly AckQueue commit_acks
     cdef bytes stream
     cdef bytes base_subject
+    cdef bytes local_inboxes  # what they begin with, None without `router`
     cdef const uint8_t* stream_data
     cdef const uint8_t* base_data
+    cdef const uint8_t* local_data
     cdef size_t stream_length
     cdef size_t base_length
+    cdef size_t local_length
     cdef Bytes headers
     cdef Bytes refused
     cdef int64_t batch_offset
@@ -247,7 +285,7 @@ cdef class PartitionSink(Sink):
     def __init__(
         self, owner, *, bytes stream, bytes base_subject, BatchBuilder builder, int64_t next_offset,
         int64_t last_timestamp, size_t max_message_bytes, uint32_t batch_max_messages, bint check_offsets,
-        size_t max_ack_bytes=1048576,
+        size_t max_ack_bytes=1048576, Sink router=None,
     ):
         if batch_max_messages < 1:
             raise ValueError(f"batch_max_messages is {batch_max_messages}; it must be at least 1")
@@ -261,6 +299,11 @@ cdef class PartitionSink(Sink):
         self.builder = builder
         self.leader_acks = AckQueue()
         self.commit_acks = AckQueue()
+        self.leader_acks.router = self.commit_acks.router = router
+        if router is not None:
+            self.local_inboxes = (<object> router).inboxes
+            self.local_data = <const uint8_t*> PyBytes_AS_STRING(self.local_inboxes)
+            self.local_length = len(self.local_inboxes)
         self.batch_offset = next_offset
         self.last_timestamp = last_timestamp
         self.max_message_bytes = max_message_bytes
@@ -354,6 +397,10 @@ cdef class PartitionSink(Sink):
         entry.offset = offset
         entry.policy = <int> envelope.policy
         entry.reception = now
+        entry.local = (
+            self.local_length > 0 and envelope.inbox_length > self.local_length
+            and memcmp(envelope.inbox, self.local_data, self.local_length) == 0
+        )
         status = self.encode_ack(&queue.data, queue.base, &entry, envelope, subject, subject_length, now, now, ACK_OK)
         if status != 1:
             return status
@@ -399,6 +446,7 @@ cdef class PartitionSink(Sink):
         put_byte(b, 32)
         put_decimal(b, length)
         put(b, b"\r\n", 2)
+        entry.payload = base + b.length
         put(b, MAGIC, 4)
         put(b, b"\x00\x08\x00\x01", 4)
         put_field(b, 1, self.stream_data, self.stream_length)

@@ -101,6 +101,7 @@ cdef struct Request:
     int64_t policy
     int64_t expected_offset
     size_t headers_size        # of all entries with tag and length
+    bint has_inbox             # an ack inbox of its own, which counts in unary calls only
 
 
 cdef int decode_request(const uint8_t* p, const uint8_t* end, Request* request) noexcept nogil:
@@ -110,6 +111,7 @@ cdef int decode_request(const uint8_t* p, const uint8_t* end, Request* request) 
     request.key_length = request.value_length = request.stream_length = request.correlation_length = 0
     request.partition = request.policy = request.expected_offset = 0
     request.headers_size = 0
+    request.has_inbox = False
     while p < end:
         p = get_field(p, end, &field)
         if p == NULL:
@@ -134,6 +136,8 @@ cdef int decode_request(const uint8_t* p, const uint8_t* end, Request* request) 
                 elif field.number == 7:
                     request.correlation = field.data
                     request.correlation_length = field.length
+                else:
+                    request.has_inbox = field.length > 0
         elif field.wire == 0:
             if field.number == 4:
                 # As protobuf does with an int32: the low 32 bits count.
@@ -175,6 +179,8 @@ cdef class PublishCall:
     cdef readonly object waits_for
     cdef bint touched
     cdef bint first_only
+    cdef bint negative  # the first ack, with `first_only`
+    cdef bint silent    # publish without an inbox
     cdef public object permit
     cdef readonly uint64_t denied
     cdef bytes refusal  # why the stream of the last request may not be published to
@@ -242,6 +248,24 @@ cdef class PublishCall:
             return view.len
         finally:
             PyBuffer_Release(&view)
+
+    def begin(self, bytes data, bint wait=True) -> bool:
+        """Take the only request of a unary call, a serialized PublishRequest, if it is a usual one: it can be published
+        right now, and names no inbox. Else nothing has happened; the reasons are for others to tell.
+
+        When it asks for no ack, or nobody would `wait` for one, it is published without an inbox, and nothing is
+        `outstanding`."""
+        cdef Request request
+        cdef const uint8_t* p = <const uint8_t*> PyBytes_AS_STRING(data)
+        cdef const uint8_t* end = p + len(data)
+        if decode_request(p, end, &request) < 0 or request.has_inbox:
+            return False
+        self.silent = not wait or request.policy == POLICY_NONE
+        if self.publish(&request, p, end, None) or self.answers.length:
+            self.answers.length = 0
+            self.waits_for = None
+            return False
+        return True
 
     cdef StreamRoute find(self, Request* request):
         cdef StreamRoute route = self.route
@@ -316,7 +340,7 @@ cdef class PublishCall:
         cdef const uint8_t* subject = <const uint8_t*> PyBytes_AS_STRING(route.subject)
         cdef size_t subject_length = len(route.subject)
         cdef size_t suffix = decimal_size(request.partition) + 1 if request.partition else 0
-        cdef size_t inbox_length = len(self.inbox)
+        cdef size_t inbox_length = 0 if self.silent else len(self.inbox)
         cdef size_t full_subject = subject_length + suffix
         cdef size_t length = (
             ENVELOPE_HEADER + number_size(<uint64_t> request.expected_offset) + field_size(request.key_length)
@@ -359,7 +383,7 @@ cdef class PublishCall:
         put_field(b, 11, request.correlation, request.correlation_length)
         put_number(b, 12, <uint64_t> request.policy)
         put(b, b"\r\n", 2)
-        if request.policy == POLICY_LEADER or request.policy == POLICY_ALL:
+        if not self.silent and (request.policy == POLICY_LEADER or request.policy == POLICY_ALL):
             self.outstanding += 1
         return 0
 
@@ -414,6 +438,7 @@ cdef class PublishCall:
             if self.answers.length == 0:
                 if bytes_reserve(b, length + 1) < 0:
                     return -2
+                self.negative = error != ACK_OK
                 put_byte(b, 1)  # an ack of no bytes is an ack as well
                 put(b, ack, length)
             return 0
@@ -452,6 +477,26 @@ cdef class PublishCall:
         """Publish responses as gRPC messages since the last call."""
         return bytes_take(&self.answers) if self.answers.length else b""
 
+    def first_response(self):
+        """The first ack as a PublishResponse with its gRPC prefix, for calls made with `first_only`; None when there is
+        none, or when it is negative, which unary calls answer with a status."""
+        cdef Bytes response
+        cdef size_t length = self.answers.length - 1 if self.answers.length else 0
+        cdef size_t size = 1 + varint_size(length) + length
+        cdef Bytes* b = &response
+        if self.answers.length == 0 or self.negative:
+            return None
+        bytes_init(b)
+        if bytes_reserve(b, GRPC_PREFIX + size) < 0:
+            raise MemoryError
+        put_grpc_prefix(b, size)
+        put_byte(b, (1 << 3) | 2)
+        put_varint(b, length)
+        put(b, self.answers.data + 1, length)
+        taken = bytes_take(b)
+        bytes_free(b)
+        return taken
+
     def take_first_ack(self):
         """The serialized Ack that came first, or None; for calls made with `first_only`."""
         if self.answers.length == 0:
@@ -483,6 +528,7 @@ cdef class AckRouter(Sink):
     """
 
     cdef bytes prefix
+    cdef readonly bytes inboxes            # what all of them begin with
     cdef list calls
     cdef list free_slots
     cdef PyObject** slots
@@ -497,6 +543,7 @@ cdef class AckRouter(Sink):
     def __init__(self, owner, bytes prefix):
         self.owner = owner
         self.prefix = prefix
+        self.inboxes = prefix + b"."
         self.calls = []
         self.free_slots = []
 
@@ -549,6 +596,11 @@ cdef class AckRouter(Sink):
 
     def __len__(self):
         return len(self.calls) - len(self.free_slots)
+
+    @property
+    def news(self) -> bool:
+        """Whether there are calls for `take_waiting`."""
+        return self.waiting_count > 0
 
     def take_waiting(self) -> list:
         """The owners of the calls that got acks since the last call."""

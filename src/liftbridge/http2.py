@@ -130,6 +130,21 @@ def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
     return _HEADER.pack(size >> 8, size & 0xFF, kind, flags, stream_id) + payload
 
 
+def whole_response(stream_id: int, head: bytes, data: bytes, trailers: bytes) -> bytes:
+    """Build the frames of a stream's whole response: HEADERS, one DATA frame, HEADERS that end the stream."""
+    pack, begin, size, end = _HEADER.pack, len(head), len(data), len(trailers)
+    return b"".join(
+        (
+            pack(begin >> 8, begin & 0xFF, HEADERS, END_HEADERS, stream_id),
+            head,
+            pack(size >> 8, size & 0xFF, DATA, 0, stream_id),
+            data,
+            pack(end >> 8, end & 0xFF, HEADERS, END_HEADERS | END_STREAM, stream_id),
+            trailers,
+        )
+    )
+
+
 def settings(values: "dict[int, int]") -> bytes:
     """Build a SETTINGS frame."""
     return frame(SETTINGS, 0, 0, b"".join(_SETTING.pack(*item) for item in values.items()))

@@ -262,9 +262,10 @@ def test_an_unknown_policy_in_an_envelope_is_stored_and_not_acked(api, nats):
 def test_garbage_on_the_inboxes_of_the_server(server, api, nats):
     stream = create(api)
     observer = RawNats(server.nats_url)
-    observer.subscribe(b"liftbridge-default.ack.>")
-    publish(api, stream, b"1")
-    ((inbox, ack),) = observer.wait(1)
+    observer.subscribe(stream.encode())
+    ack = envelope(publish(api, stream, b"1").SerializeToString(), kind=1)
+    ((_, message),) = observer.wait(1)
+    inbox = api_pb2.Message.FromString(message[len(ENVELOPE) + 1 :]).ackInbox.encode()
     prefix = inbox.rpartition(b".")[0].rpartition(b".")[0]
     subjects = [prefix + suffix for suffix in (b".0.0", b".9999999.1", b".x.y", b".1.99999999999999999999")]
     for subject in [inbox, *subjects]:

@@ -266,6 +266,17 @@ def test_every_publish_reaches_nats_as_an_envelope(api, nats):
     assert third.ackInbox
 
 
+def test_acks_of_the_servers_own_calls_do_not_pass_nats(api, nats):
+    stream = create(api)
+    messages, acks = nats.subscribe(stream), nats.subscribe("liftbridge-default.ack.>")
+    assert publish(api, stream, b"1").offset == 0
+    assert len(publish_many(api, stream, [b"2", b"3"])) == 2
+    inboxes = [Message.FromString(messages.get(timeout=PATIENCE).data[8:]).ackInbox for _ in range(3)]
+    assert all(inbox.startswith("liftbridge-default.ack.") for inbox in inboxes)
+    nats.publish("liftbridge-default.ack.end", b"")  # what was sent before has come before
+    assert acks.get(timeout=PATIENCE).subject == "liftbridge-default.ack.end"
+
+
 # -- PublishAsync --------------------------------------------------------------------------------------------
 
 

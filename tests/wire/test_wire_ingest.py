@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from liftbridge._log import BatchBuilder, crc32c
 from liftbridge._wire import (
+    AckRouter,
     CollectingSink,
     NatsParser,
     PartitionSink,
     ProtocolError,
+    RouteTable,
     decode_ack_envelope,
     encode_publish_envelope,
     message_prefix,
@@ -300,6 +302,83 @@ def test_a_failed_append_refuses_every_ack_of_the_batch(receiver):
     receiver.receive(msg(b"next"))
     assert [(inbox, ack.offset) for inbox, ack in receiver.acks()] == [("kept", 0)]
     assert [message.value for message in receiver.messages()] == [b"v", b"next"]
+
+
+@pytest.fixture
+def router():
+    return AckRouter(None, b"ns.ack.x")
+
+
+def open_call(router, **options):
+    return router.open(object(), RouteTable(), 1 << 20, **options)
+
+
+@pytest.mark.parametrize("policy", ["LEADER", "ALL"])
+def test_an_ack_for_a_call_of_this_server_does_not_leave_it(tmp_path, router, policy):
+    receiver = Receiver(tmp_path, router=router)
+    call = open_call(router, first_only=True)
+    inbox = call.inbox.decode()
+    receiver.receive(msg(envelope(value=b"v", ackInbox=inbox, correlationId="c", ackPolicy=policy)))
+    queue = receiver.sink.leader_acks if policy == "LEADER" else receiver.sink.commit_acks
+    assert queue.release(0, NOW) == b""
+    assert not router.news, "the ack must wait for its offset"
+    assert queue.release(1, NOW + 5) == b""
+    assert router.news
+    assert router.take_waiting() == [call.owner]
+    ack = api_pb2.Ack.FromString(call.take_first_ack())
+    assert ack == api_pb2.Ack(
+        stream="orders", partitionSubject="foo", msgSubject="foo", ackInbox=inbox, correlationId="c",
+        ackPolicy=policy, receptionTimestamp=NOW, commitTimestamp=NOW + 5,
+    )  # fmt: skip
+    assert len(queue) == queue.size == 0
+
+
+def test_acks_for_others_leave_in_their_order_beside_those_for_this_server(tmp_path, router):
+    receiver = Receiver(tmp_path, router=router)
+    call = open_call(router)
+    inboxes = ["in.0", call.inbox.decode(), "in.1", "in.2", call.inbox.decode(), "ns.ack.y.0.1"]
+    data = b"".join(msg(envelope(value=b"v", ackInbox=inbox)) for inbox in inboxes)
+    receiver.receive(data)
+    assert published_acks(receiver.sink.leader_acks.release(3, NOW + 5)) == [
+        (inbox, api_pb2.Ack(
+            stream="orders", partitionSubject="foo", msgSubject="foo", ackInbox=inbox, offset=offset,
+            receptionTimestamp=NOW, commitTimestamp=NOW + 5,
+        ))
+        for offset, inbox in ((0, "in.0"), (2, "in.1"))
+    ]  # fmt: skip
+    assert router.acks_received == 1
+    receiver.receive(data)
+    assert [inbox for inbox, _ in receiver.acks()] == [
+        "in.2",
+        "ns.ack.y.0.1",
+        "in.0",
+        "in.1",
+        "in.2",
+        "ns.ack.y.0.1",
+    ]
+    assert router.acks_received == 4
+    assert router.acks_malformed == router.acks_late == 0
+
+
+def test_a_late_ack_for_a_call_of_this_server_is_dropped_and_counted(tmp_path, router):
+    receiver = Receiver(tmp_path, router=router)
+    call = open_call(router)
+    receiver.receive(msg(envelope(value=b"v", ackInbox=call.inbox.decode())))
+    receiver.receive(msg(envelope(value=b"v", ackInbox="ns.ack.x.not-a-call")))
+    router.close(call)
+    assert receiver.acks() == []
+    assert (router.acks_late, router.acks_malformed) == (1, 1)
+    assert not router.news
+
+
+def test_a_refused_append_tells_calls_of_this_server_as_well(tmp_path, router):
+    receiver = Receiver(tmp_path, router=router)
+    call = open_call(router)
+    receiver.parser.feed(msg(envelope(value=b"v", ackInbox=call.inbox.decode())))
+    receiver.parser.parse(NOW)
+    receiver.sink.refuse(NOW)
+    [(inbox, ack)] = receiver.acks()
+    assert (inbox, ack.ackError) == (call.inbox.decode(), api_pb2.Ack.UNKNOWN)
 
 
 def test_a_sink_that_gave_its_memory_back_goes_on(receiver):

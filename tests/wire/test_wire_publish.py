@@ -331,3 +331,76 @@ def test_data_frames_carry_every_byte(data, size, stream_id):
         carried += framed[9 : 9 + length]
         framed = framed[9 + length :]
     assert carried == data
+
+
+def test_a_unary_publish_is_taken_as_one_of_many_is(owner):
+    request = api_pb2.PublishRequest(
+        key=b"k", value=b"v", stream="orders", partition=2, headers={"a": b"1"}, correlationId="c",
+        ackPolicy="ALL", expectedOffset=-1,
+    )  # fmt: skip
+    one, many = owner.open(first_only=True), owner.open(first_only=True)
+    assert one.begin(request.SerializeToString())
+    many.feed(frame(request))
+    [(subject, message)] = publishes(one.take_publishes())
+    assert message.ackInbox == one.inbox.decode()
+    message.ackInbox = many.inbox.decode()
+    assert publishes(many.take_publishes()) == [(subject, message)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"stream": "nothing"},
+        {"stream": "orders", "partition": 3},
+        {"stream": "strict", "ackPolicy": "NONE"},
+        {"stream": "orders", "ackPolicy": 7},
+        {"stream": "orders", "ackInbox": "mine"},
+        {"stream": "orders", "partition": 1},
+        {"stream": "orders", "partition": 2},
+        {"stream": "orders", "value": bytes(300)},
+    ],
+)
+def test_an_unusual_unary_publish_is_not_taken_and_leaves_nothing(owner, fields):
+    owner.table.get(b"orders").mark(1, readonly=True, waiting=False)
+    owner.table.get(b"orders").mark(2, readonly=False, waiting=True)
+    call = owner.open(max_payload=250, first_only=True)
+    assert not call.begin(api_pb2.PublishRequest(**fields).SerializeToString())
+    assert call.take_publishes() == call.take_answers() == b""
+    assert call.waits_for is None
+    assert call.outstanding == 0
+    assert call.first_response() is None
+    assert not call.begin(b"\xff")
+    assert call.begin(api_pb2.PublishRequest(stream="orders").SerializeToString())
+
+
+@pytest.mark.parametrize("policy, wait", [("NONE", True), ("LEADER", False), ("ALL", False)])
+def test_a_unary_publish_that_nobody_waits_for_names_no_inbox(owner, policy, wait):
+    call = owner.open(first_only=True)
+    request = api_pb2.PublishRequest(stream="orders", value=b"v", ackPolicy=policy)
+    assert call.begin(request.SerializeToString(), wait)
+    assert call.outstanding == 0
+    assert publishes(call.take_publishes()) == [
+        (
+            "shop.orders",
+            api_pb2.Message(stream="orders", subject="shop.orders", value=b"v", ackPolicy=policy),
+        )
+    ]
+
+
+def test_the_first_ack_of_a_unary_publish_is_its_response(owner):
+    call = owner.open(first_only=True)
+    assert call.first_response() is None
+    ack = api_pb2.Ack(stream="orders", offset=3, correlationId="c")
+    owner.deliver(call.inbox, ack_envelope(stream="orders", offset=3, correlationId="c"))
+    owner.deliver(call.inbox, ack_envelope(stream="other", ackError="TOO_LARGE"))
+    response = call.first_response()
+    assert response[:5] == b"\0" + len(response[5:]).to_bytes(4, "big")
+    assert api_pb2.PublishResponse.FromString(response[5:]) == api_pb2.PublishResponse(ack=ack)
+
+
+def test_a_negative_first_ack_is_no_response(owner):
+    call = owner.open(first_only=True)
+    owner.deliver(call.inbox, ack_envelope(stream="orders", ackError="TOO_LARGE"))
+    owner.deliver(call.inbox, ack_envelope(stream="orders"))
+    assert call.first_response() is None
+    assert api_pb2.Ack.FromString(call.take_first_ack()).ackError == api_pb2.Ack.TOO_LARGE

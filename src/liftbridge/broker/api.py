@@ -30,6 +30,7 @@ from liftbridge.broker.publisher import (
     Publisher,
     PublishRefusedError,
     Ready,
+    UnaryPublish,
     at_once,
 )
 from liftbridge.broker.streams import Streams
@@ -39,10 +40,22 @@ from liftbridge.metadata.groups import check_ids
 from liftbridge.metadata.model import Stream, settings_of_request
 from liftbridge.metadata.validation import check_ack_inbox, check_publish_subject, shown
 from liftbridge.proto import api_grpc, api_pb2
-from liftbridge.rpc import Frames, Request, RpcFailedError, StatusCode, raw_requests, rpc_error
+from liftbridge.rpc import (
+    Frames,
+    ImmediateCall,
+    Request,
+    RpcFailedError,
+    StatusCode,
+    immediate,
+    message_frame,
+    raw_requests,
+    rpc_error,
+)
 
 # What PublishAsync waits for acks that are on their way when the client has sent its last message.
 LAST_ACKS_SECONDS = 5.0
+# The response to a publish without an ack, with its length prefix.
+NO_ACK = message_frame(api_pb2.PublishResponse().SerializeToString())
 # How long CreateStream waits for the leaders when the caller sets no deadline.
 LEADERS_SECONDS = 5.0
 
@@ -291,6 +304,28 @@ class ApiServicer(api_grpc.APIServicer):
 
     # -- publishing ------------------------------------------------------------------------------------
 
+    def _begin_publish(self, request: bytes, call: ImmediateCall) -> bool:
+        """Serve a usual `Publish` without a task: one that waits for nothing but an ack."""
+        publish = self._publisher.begin(request, wait=call.timeout is not None)
+        if publish is None:
+            return False
+        if not publish.wire.outstanding:
+            publish.close()
+            call.respond(NO_ACK)
+            return True
+        call.on_end = publish.close
+        publish.on_ack = partial(self._end_publish, request, call)
+        return True
+
+    def _end_publish(self, request: bytes, call: ImmediateCall, publish: UnaryPublish) -> None:
+        response = publish.wire.first_response()
+        if response is not None:
+            call.respond(response)
+            return
+        ack = api_pb2.Ack.FromString(publish.wire.take_first_ack() or b"")
+        call.fail(self._negative(api_pb2.PublishRequest.FromString(request), ack))
+
+    @immediate(_begin_publish)
     async def Publish(
         self, input_message: api_pb2.PublishRequest, request: Request
     ) -> api_pb2.PublishResponse:
@@ -312,11 +347,15 @@ class ApiServicer(api_grpc.APIServicer):
         if ack is None:
             return api_pb2.PublishResponse()
         if ack.ackError != api_pb2.Ack.OK:
-            partition = self._streams.partition(input_message.stream, input_message.partition)
-            if partition is not None and partition.model.readonly and ack.ackError == api_pb2.Ack.UNKNOWN:
-                raise _readonly(partition.stream.name, partition.model.id)
-            raise _refusal(ack, partition.refusal if partition is not None else "")
+            raise self._negative(input_message, ack)
         return api_pb2.PublishResponse(ack=ack)
+
+    def _negative(self, message: api_pb2.PublishRequest, ack: api_pb2.Ack) -> RpcFailedError:
+        """The status of a publish that got a negative ack."""
+        partition = self._streams.partition(message.stream, message.partition)
+        if partition is not None and partition.model.readonly and ack.ackError == api_pb2.Ack.UNKNOWN:
+            return _readonly(partition.stream.name, partition.model.id)
+        return _refusal(ack, partition.refusal if partition is not None else "")
 
     async def PublishToSubject(
         self, input_message: api_pb2.PublishToSubjectRequest, request: Request

@@ -63,6 +63,7 @@ from liftbridge.nats.connection import NatsConnection, NatsPermissionError
 from liftbridge.nats.embedded import EmbeddedNats
 from liftbridge.nats.transport import NatsCredentials, without_secrets
 from liftbridge.rpc import HealthServicer, Limits, RpcServer
+from liftbridge.sockets import Turn
 
 # When the server stops: for those who watch its health to be told, for open calls to end by themselves, for
 # acks to reach NATS.
@@ -153,7 +154,8 @@ class Server:
                 background() as rpc,
             ):
                 servers = await self._start_embedded(embedded, data)
-                ingest, acks, publisher = self._connections(servers, data.server_id)
+                turn = Turn()
+                ingest, acks, publisher = self._connections(servers, data.server_id, turn)
                 for connection in (ingest.connection, acks, publisher.connection):
                     connections.start_soon(connection.run)
                 listeners = await self._bind()
@@ -170,6 +172,7 @@ class Server:
                     controller.state,
                     ingest=ingest,
                     acks=acks,
+                    router=publisher.router,
                     flusher=flusher,
                     cleaner=cleaner,
                     space=space,
@@ -207,6 +210,7 @@ class Server:
                     limits=_limits(config),
                     ssl_context=ssl_context,
                     guard=None if authorizer is None else authorizer.admit,
+                    turn=turn,
                 )
                 if authorizer is not None:
                     authorizer.changed = publisher.routes.touch
@@ -285,7 +289,9 @@ class Server:
         logger.info("the embedded NATS server listens on %s", url)
         return [url] if nats.servers == NatsConfig().servers else list(nats.servers)
 
-    def _connections(self, servers: list[str], server_id: str) -> tuple[Ingest, NatsConnection, Publisher]:
+    def _connections(
+        self, servers: list[str], server_id: str, turn: Turn
+    ) -> tuple[Ingest, NatsConnection, Publisher]:
         nats, namespace = self._config.nats, self._config.clustering.namespace
         name = f"LIFT.{namespace}.{server_id}"
         credentials = NatsCredentials(
@@ -295,9 +301,9 @@ class Server:
             credentials=str(nats.credentials or ""),
             tls=nats_ssl_context(replace(nats, servers=tuple(servers))),
         )
-        acks = NatsConnection(servers, name=name, purpose="acks", credentials=credentials)
-        ingest = Ingest(servers, name=name, credentials=credentials, acks=acks)
-        publisher = Publisher(servers, name=name, namespace=namespace, credentials=credentials)
+        acks = NatsConnection(servers, name=name, purpose="acks", credentials=credentials, turn=turn)
+        ingest = Ingest(servers, name=name, credentials=credentials, acks=acks, turn=turn)
+        publisher = Publisher(servers, name=name, namespace=namespace, credentials=credentials, turn=turn)
         return ingest, acks, publisher
 
     async def _bind(self) -> list[trio.SocketListener]:

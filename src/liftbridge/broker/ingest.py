@@ -19,6 +19,7 @@ import trio
 
 from liftbridge.nats.connection import NatsConnection
 from liftbridge.nats.transport import NatsCredentials
+from liftbridge.sockets import Turn
 
 # A read of so many messages is part of a flood.
 FLOOD_MESSAGES = 256
@@ -32,10 +33,16 @@ class Ingest:
     """The ingest connection; `hold` and `unhold` are for partitions with too many waiting acks."""
 
     def __init__(
-        self, servers: Sequence[str], *, name: str, credentials: NatsCredentials, acks: NatsConnection
+        self,
+        servers: Sequence[str],
+        *,
+        name: str,
+        credentials: NatsCredentials,
+        acks: NatsConnection,
+        turn: Turn | None = None,
     ) -> None:
         self.connection = NatsConnection(
-            servers, name=name, purpose="streams", credentials=credentials, pace=self._pace
+            servers, name=name, purpose="streams", credentials=credentials, pace=self._pace, turn=turn
         )
         self._acks = acks
         self._holding: set[Partition] = set()

@@ -38,7 +38,7 @@ from pathlib import Path
 import trio
 
 from liftbridge._log import BatchBuilder
-from liftbridge._wire import PartitionSink, message_prefix
+from liftbridge._wire import AckRouter, PartitionSink, message_prefix
 from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
 from liftbridge.log import Flusher, Keyring, Log, LogClosedError, LogOptions
@@ -103,7 +103,8 @@ class Partition:
     """The leader of one partition.
 
     `directory` holds its log, `keyring` the master keys for it; `power_lost` is `Log.open`'s. `ingest`
-    delivers its messages, `acks` takes its acks. While `space` is low it stores nothing; None exempts it.
+    delivers its messages, `acks` takes its acks, and `router` those for calls of this server. While `space`
+    is low it stores nothing; None exempts it.
     `spawn` starts a task that may outlive the partition.
 
     `place` stands for the partition, and for the messages in its log as they are now (`broker/frames.py`).
@@ -128,6 +129,7 @@ class Partition:
         "_power_lost",
         "_readers",
         "_refused_batches",
+        "_router",
         "_sid",
         "_sink",
         "_space",
@@ -157,6 +159,7 @@ class Partition:
         *,
         ingest: Ingest,
         acks: NatsConnection,
+        router: AckRouter | None,
         flusher: Flusher,
         keyring: Keyring | None,
         power_lost: bool,
@@ -185,6 +188,7 @@ class Partition:
         self._directory = directory
         self._ingest = ingest
         self._acks = acks
+        self._router = router
         self._flusher = flusher
         self._keyring = keyring
         self._power_lost = power_lost
@@ -344,6 +348,7 @@ class Partition:
             max_message_bytes=self.settings.max_message_bytes,
             batch_max_messages=self.settings.batch_max_messages,
             check_offsets=self.settings.check_offsets,
+            router=self._router,
         )
 
     async def _refuse_messages(self) -> None:
@@ -584,9 +589,12 @@ class Partition:
             self.high_watermark = offset - 1
             if len(sink.commit_acks):
                 released += sink.commit_acks.release(offset, now)
-            self._readers.unpark_all()
+            if self._readers:
+                self._readers.unpark_all()
         if released:
             self._acks.enqueue(released)
+        if self._router is not None and self._router.news:
+            self._router.owner.on_messages()
 
     def _send_refusals(self) -> None:
         assert self._sink is not None

@@ -28,6 +28,7 @@ from liftbridge._wire import (
 from liftbridge.nats.connection import NatsConnection, NatsPermissionError, NatsUnavailableError
 from liftbridge.nats.transport import NatsCredentials
 from liftbridge.proto import api_pb2
+from liftbridge.sockets import Turn
 
 # One asynchronous call may have so many messages on their way, and so many bytes of answers unread.
 MAX_OUTSTANDING = 65536
@@ -89,6 +90,32 @@ class Call:
         assert self.wire is not None, "the call is not open"
         return self.wire
 
+    def answered(self) -> None:
+        """The router: acks have arrived."""
+        self.news.set()
+        self.room.set()
+
+
+class UnaryPublish:
+    """A unary publish that waits for its ack without a task: `on_ack` is called when that is there, and must
+    call `close`, as must whoever gives up waiting."""
+
+    __slots__ = ("_router", "on_ack", "wire")
+
+    def __init__(self, router: AckRouter, routes: RouteTable, max_payload: int) -> None:
+        self._router = router
+        self.wire: PublishCall[UnaryPublish] = router.open(self, routes, max_payload, True)
+        self.on_ack: Callable[[UnaryPublish], None] | None = None
+
+    def answered(self) -> None:
+        """The router: an ack has arrived."""
+        if self.on_ack is not None:
+            self.on_ack(self)
+
+    def close(self) -> None:
+        """Wait no more; a late ack is dropped and counted."""
+        self._router.close(self.wire)
+
 
 class _Inbox:
     """The owner of the sink of an inbox that a client chose itself."""
@@ -111,8 +138,11 @@ class Publisher:
         name: str,
         namespace: str,
         credentials: NatsCredentials,
+        turn: Turn | None = None,
     ) -> None:
-        self.connection = NatsConnection(servers, name=name, purpose="publishes", credentials=credentials)
+        self.connection = NatsConnection(
+            servers, name=name, purpose="publishes", credentials=credentials, turn=turn
+        )
         self.routes = RouteTable()
         self._leaving: set[trio.Event] = set()  # of publishes that wait for room in the connection
         prefix = f"{namespace}.ack.{secrets.token_hex(11)}"
@@ -126,8 +156,7 @@ class Publisher:
     def on_messages(self) -> None:
         """Acks have arrived: wake the calls they are for."""
         for call in self.router.take_waiting():
-            call.news.set()
-            call.room.set()
+            call.answered()
 
     @asynccontextmanager
     async def call(
@@ -162,6 +191,22 @@ class Publisher:
         finally:
             self._leaving.discard(left)
             left.set()
+
+    def begin(self, request: bytes, *, wait: bool) -> UnaryPublish | None:
+        """Publish a serialized PublishRequest without waiting for anything; None, and nothing has happened,
+        when something about it is unusual: then the other methods know what to do or what is wrong.
+
+        Without `wait` no ack is asked for. The caller closes what is returned.
+        """
+        connection = self.connection
+        if not connection.has_room:
+            return None
+        publish = UnaryPublish(self.router, self.routes, connection.max_payload)
+        if not publish.wire.begin(request, wait):
+            publish.close()
+            return None
+        connection.enqueue(publish.wire.take_publishes())
+        return publish
 
     async def publish(self, subject: str, message: api_pb2.Message, ready: Ready = at_once) -> None:
         """Publish an envelope when `ready` has returned, and wait for nothing.
@@ -258,5 +303,6 @@ __all__ = [
     "PublishRefusedError",
     "Publisher",
     "Ready",
+    "UnaryPublish",
     "at_once",
 ]

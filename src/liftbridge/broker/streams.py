@@ -25,7 +25,7 @@ from pathlib import Path
 
 import trio
 
-from liftbridge._wire import RouteTable, StreamRoute
+from liftbridge._wire import AckRouter, RouteTable, StreamRoute
 from liftbridge.broker.autopause import AutoPause
 from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config
@@ -76,6 +76,7 @@ class Streams:
         *,
         ingest: Ingest,
         acks: NatsConnection,
+        router: AckRouter | None = None,
         flusher: Flusher,
         cleaner: Cleaner,
         space: DiskSpace,
@@ -90,6 +91,7 @@ class Streams:
         self._state = state
         self._ingest = ingest
         self._acks = acks
+        self._router = router
         self._flusher = flusher
         self._cleaner = cleaner
         self._space = space
@@ -247,6 +249,7 @@ class Streams:
             settings,
             ingest=self._ingest,
             acks=self._acks,
+            router=self._router,
             flusher=self._flusher,
             keyring=self._config.keyring,
             power_lost=self._power_lost,

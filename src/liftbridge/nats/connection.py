@@ -38,6 +38,7 @@ from liftbridge.nats.transport import (
     discovered_servers,
     open_connection,
 )
+from liftbridge.sockets import AT_ONCE, Turn, receive_into, send_now
 
 CONNECT_TIMEOUT = 5.0
 FIRST_PAUSE = 0.05
@@ -82,8 +83,8 @@ class NatsConnection:
     `servers` are URLs; those of the same cluster are discovered. `purpose` names the connection in the log
     and, behind `name`, in NATS monitoring. Owners of sinks that received messages are told by a call of their
     method `on_messages()`; `pace`, when given, is awaited after every read and is how the owner slows the
-    connection down. A server that is silent for three `ping_interval` (seconds) although it is asked is given
-    up.
+    connection down; `turn` are the readers' turns of the event loop, when others share them. A server that is
+    silent for three `ping_interval` (seconds) although it is asked is given up.
 
     `reconnects` counts lost connections, `refused_sends` what `enqueue` could not take, `violations` what
     NATS did not let us publish or subscribe to.
@@ -98,6 +99,7 @@ class NatsConnection:
         credentials: NatsCredentials,
         pace: Callable[[], Any] | None = None,
         ping_interval: float = PING_INTERVAL,
+        turn: Turn | None = None,
     ) -> None:
         self._servers = [NatsAddress(url) for url in servers]
         self._discovered: list[NatsAddress] = []
@@ -113,6 +115,9 @@ class NatsConnection:
         self._open: OpenConnection | None = None
         self._pending: list[bytes] = []
         self._pending_bytes = 0
+        self._turn = turn or Turn()
+        self._at_once = self._send_at_once  # one object, by which the turn knows it
+        self._sending = False
         self._writable = trio.Event()
         self._room = trio.Event()
         self._pongs: list[trio.Event] = []
@@ -217,6 +222,11 @@ class NatsConnection:
         self._enqueue(data)
         return True
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `enqueue` would take something now."""
+        return self._open is not None and self._pending_bytes < MAX_PENDING
+
     async def wait_room(self) -> None:
         """Wait until less than the most that may be pending is pending, or the connection is lost."""
         while self.connected and self._pending_bytes >= MAX_PENDING:
@@ -230,7 +240,25 @@ class NatsConnection:
     def _enqueue(self, data: bytes) -> None:
         self._pending.append(data)
         self._pending_bytes += len(data)
-        self._writable.set()
+        if not self._turn.later(self._at_once):
+            self._writable.set()
+
+    def _send_at_once(self) -> None:
+        """The end of a reader's turn: send what is pending, if the writing task has nothing in hand."""
+        if self._open is None or not self._pending:
+            return
+        stream = self._open.stream
+        if self._sending or not isinstance(stream, trio.SocketStream) or self._pending_bytes > AT_ONCE:
+            self._writable.set()
+            return
+        data = self._pending[0] if len(self._pending) == 1 else b"".join(self._pending)
+        sent = send_now(stream, data)
+        self._pending_bytes -= sent
+        if sent == len(data):
+            self._pending = []
+        else:
+            self._pending = [data[sent:]]
+            self._writable.set()
 
     async def flush(self) -> None:
         """Wait until the server has processed everything sent so far.
@@ -327,7 +355,7 @@ class NatsConnection:
         while True:
             if isinstance(stream, trio.SocketStream):
                 with parser.buffer() as room:
-                    count = await stream.socket.recv_into(room)
+                    count = await receive_into(stream, room)
                 parser.received(count)
             else:
                 data = await stream.receive_some(262144)
@@ -336,7 +364,8 @@ class NatsConnection:
             if not count:
                 return
             self._heard = trio.current_time()
-            self._parse()
+            with self._turn:
+                self._parse()
             if self._pace is not None:
                 # While we do not read, silence says nothing about the server.
                 self._pacing = True
@@ -402,10 +431,16 @@ class NatsConnection:
     async def _write(self, opened: OpenConnection) -> None:
         while True:
             await self._writable.wait()
+            self._writable = trio.Event()
+            if not self._pending:
+                continue
             data = b"".join(self._pending)
             self._pending = []
-            self._writable = trio.Event()
-            await opened.stream.send_all(data)
+            self._sending = True
+            try:
+                await opened.stream.send_all(data)
+            finally:
+                self._sending = False
             self._pending_bytes -= len(data)
             if self._pending_bytes < MAX_PENDING:
                 self._wake_room()

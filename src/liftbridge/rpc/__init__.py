@@ -3,14 +3,15 @@
 The way of a call: `server` accepts, `connection` reads frames (`http2`) and headers (`headers`), a
 `stream` holds what has arrived and sends what is answered, `call` runs the servicer's method. `limits`
 bounds what a peer may cost, `context` is what a handler knows about its call, `framing` is the bulk form of
-messages.
+messages. `immediate` are calls that need no task, `writer` is what waits for the socket.
 """
 
-from .call import raw_requests
+from .call import immediate, raw_requests
 from .context import CallContext, Request
 from .errors import RpcFailedError, Status, StatusCode, rpc_error
-from .framing import Frames
+from .framing import Frames, message_frame
 from .health import HealthServicer
+from .immediate import ImmediateCall
 from .limits import Limits
 from .server import RpcServer
 
@@ -25,5 +26,8 @@ __all__ = [
     "RpcFailedError",
     "rpc_error",
     "raw_requests",
+    "immediate",
+    "message_frame",
+    "ImmediateCall",
     "HealthServicer",
 ]

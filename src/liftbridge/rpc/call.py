@@ -6,10 +6,10 @@ passes through.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 from google.protobuf.message import DecodeError, Message
@@ -18,13 +18,18 @@ from purerpc import Cardinality
 from .context import CallContext, Request
 from .errors import Status, StatusCode, rpc_error, status_of
 from .framing import Frames
+from .immediate import Begin, ImmediateCall
 from .stream import Stream
+
+if TYPE_CHECKING:
+    from .connection import Connection
 
 logger = logging.getLogger("liftbridge.rpc")
 
 _OK = Status(StatusCode.OK)
 _GENERATED = "_grpc"  # how the names of purerpc's generated modules end
 _RAW_REQUESTS = "_liftbridge_raw_requests"
+_BEGIN = "_liftbridge_begin"
 # Sees every call before its handler does: gets the context, the request (None when requests are a stream) and
 # what ends the call with a status; returns what to call when it is over, or raises an RpcFailedError.
 Guard = Callable[[CallContext, "Message | None", Callable[[Status], None]], "Callable[[], None] | None"]
@@ -40,10 +45,22 @@ def raw_requests(handler: Handler) -> Handler:
     return handler
 
 
+def immediate(begin: Callable[[Any, bytes, ImmediateCall], bool]) -> Callable[[Handler], Handler]:
+    """Ask `begin`, a method of the same servicer, to serve a unary call without a task before the handler is
+    run: see `Begin`."""
+
+    def mark(handler: Handler) -> Handler:
+        setattr(handler, _BEGIN, begin)
+        return handler
+
+    return mark
+
+
 class Method:
     """One method of a servicer, prepared for calls."""
 
     __slots__ = (
+        "_begin",
         "_function",
         "_guard",
         "_name",
@@ -61,8 +78,10 @@ class Method:
         *,
         raw: bool,
         guard: "Guard | None" = None,
+        begin: "Begin | None" = None,
     ) -> None:
         self._name = name
+        self._begin = begin
         self._guard = guard
         self._function = function
         self._request_type: type[Message] = signature.request_type
@@ -71,11 +90,59 @@ class Method:
         self._raw = raw
         if raw and not self._streamed_request:
             raise TypeError(f"{name} takes one request message: raw_requests is for streams of them")
+        if begin is not None and self.streaming:
+            raise TypeError(f"{name} takes or gives a stream of messages: immediate is for unary methods")
 
     @property
     def streaming(self) -> bool:
         """Whether a call may last for ever."""
         return self._streamed_request or self._streamed_response
+
+    @property
+    def immediate(self) -> bool:
+        """Whether a call may be served without a task."""
+        return self._begin is not None
+
+    @property
+    def too_late(self) -> str:
+        """What a caller is told whose deadline has passed."""
+        return f"{self._name} did not end before its deadline"
+
+    def begin(self, stream: Stream, connection: "Connection") -> bool:
+        """Serve a call without a task, if its handler can; else nothing has happened, and `run` is due.
+
+        Args:
+            stream: the call's stream; the client has ended its request.
+            connection: that of the stream.
+        """
+        data = stream.whole_request()
+        if data is None or stream.finished or stream.final_status is not None:
+            return False
+        timeout = stream.head.timeout
+        if timeout is not None and timeout <= 0:
+            return False
+        assert self._begin is not None, f"{self._name} needs a task"
+        call = stream.pending = ImmediateCall(self, stream, connection)
+        try:
+            if self._guard is not None:
+                message = self._decode(data)
+                self._admit(stream, connection.context_of(stream), message)
+            taken = self._begin(data, call)
+        except Exception as error:
+            call.fail(error)
+            return True
+        if not taken:
+            stream.pending = None
+            return False
+        stream.release()
+        call.wait()
+        return True
+
+    def _admit(self, stream: Stream, context: CallContext, message: "Message | None") -> None:
+        """Ask the guard, once for each call."""
+        if self._guard is not None and not stream.admitted:
+            stream.admitted = True
+            stream.over = self._guard(context, message, stream.abort)
 
     async def run(self, stream: Stream, request: Request) -> None:
         """Serve one call; returns when its handler has ended and the status is on its way.
@@ -87,18 +154,23 @@ class Method:
         if stream.finished:
             stream.release()  # reset before its turn came
             return
-        stream.scope.deadline = request.context.deadline
+        await self.supervise(stream, request.context, partial(self._invoke, stream, request))
+
+    async def supervise(
+        self, stream: Stream, context: CallContext, work: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Do `work` under the caller's deadline, and end the call with the status that follows from it."""
+        scope = stream.scope = trio.CancelScope(deadline=context.deadline)
+        if stream.final_status is not None:
+            scope.cancel()  # ended before its turn came
         try:
-            with stream.scope:
-                await self._invoke(stream, request)
+            with scope:
+                await work()
         except Exception as error:
-            stream.finish(status_of(error) or self._defect(error, request))
+            stream.finish(status_of(error) or self.defect(error, context.peer))
         else:
-            if stream.scope.cancelled_caught:
-                stream.finish(
-                    stream.final_status
-                    or Status(StatusCode.DEADLINE_EXCEEDED, f"{self._name} did not end before its deadline")
-                )
+            if scope.cancelled_caught:
+                stream.finish(stream.final_status or Status(StatusCode.DEADLINE_EXCEEDED, self.too_late))
             else:
                 stream.finish(_OK)
         finally:
@@ -112,19 +184,16 @@ class Method:
             argument = self._batches(stream) if self._raw else self._messages(stream)
         else:
             argument = await self._only_message(stream)
-        over = None
         try:
-            if self._guard is not None:
-                message = None if self._streamed_request else argument
-                over = self._guard(request.context, message, stream.abort)
+            self._admit(stream, request.context, None if self._streamed_request else argument)
             if self._streamed_response:
                 await self._send_all(stream, self._function(argument, request=request))
             else:
                 response = await self._function(argument, request=request)
                 await stream.respond(response.SerializeToString(), request.trailing)
         finally:
-            if over is not None:
-                over()
+            if stream.over is not None:
+                stream.over()
             if self._streamed_request:
                 await argument.aclose()
 
@@ -173,8 +242,9 @@ class Method:
             raise rpc_error(StatusCode.INTERNAL, text) from None
         return message
 
-    def _defect(self, error: Exception, request: Request) -> Status:
-        logger.error("%s failed for %s", self._name, request.context.peer, exc_info=error)
+    def defect(self, error: Exception, peer: str) -> Status:
+        """Log a defect of the handler; returns what the client is told of it."""
+        logger.error("%s failed for %s", self._name, peer, exc_info=error)
         return Status(StatusCode.INTERNAL, f"{self._name} failed: {type(error).__name__}")
 
 
@@ -205,7 +275,12 @@ def methods_of(services: "list[Any]", guard: "Guard | None" = None) -> "dict[str
             if not written.__module__.endswith(_GENERATED):
                 path = f"/{service.name}/{name}"
                 raw = bool(getattr(written, _RAW_REQUESTS, False))
-                methods[path] = Method(path, bound.method_fn, bound.signature, raw=raw, guard=guard)
+                begin = getattr(written, _BEGIN, None)
+                if begin is not None:
+                    begin = partial(begin, written.__self__)  # type: ignore[attr-defined]
+                methods[path] = Method(
+                    path, bound.method_fn, bound.signature, raw=raw, guard=guard, begin=begin
+                )
     return methods
 
 

@@ -1,15 +1,14 @@
 """One client's connection: HTTP/2 state, flow control of the whole, and the tasks that serve it.
 
-Three tasks own a connection: the reader, which parses frames and starts a task per call; the writer, the
-only one that touches the socket's sending side; and the watch, which ends connections that say nothing.
-Handlers append finished frames to one buffer and the writer sends all that has gathered in one system
-call, so a burst of answers costs one wake-up.
+Three tasks own a connection: the reader, which parses frames and begins calls, most with a task of their own
+and some without (`immediate`); the writer, to which handlers hand finished frames (`writer`); and the watch,
+which ends connections that say nothing.
 
 Invariants:
 - The write buffer holds at most `Limits.write_buffer` of DATA. What else is written (headers, trailers,
   answers to control frames) is bounded as the reader stops while the buffer is twice as full.
-- A frame in the buffer is complete; frames of one stream are in order. Urgent frames (PING answers, window
-  updates) go ahead of the rest.
+- Frames of one stream leave in their order. Urgent frames (PING answers, window updates) go ahead of the
+  rest.
 - Header blocks are decoded in their order, wanted or not: the compression state depends on it.
 - Whatever the peer does ends this connection at worst.
 """
@@ -17,25 +16,27 @@ Invariants:
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import trio
 
 from liftbridge import http2
 from liftbridge.http2 import ConnectionFailure, ErrorCode, StreamFailure
+from liftbridge.sockets import Turn, receive
 
 from . import headers
 from .call import Method
 from .context import CallContext, Request
 from .errors import Status, StatusCode
+from .immediate import Deadlines
 from .limits import Account, Limits, Meter
 from .stream import Stream
+from .writer import Writer
 
 logger = logging.getLogger("liftbridge.rpc")
 
 _READ_SIZE = 64 * 1024
-_WORTH_A_SEND = 32 * 1024  # bytes for which a system call is cheaper than a copy
 _REMEMBERED_RESETS = 1_000
 _LINGER = 1.0  # seconds for the last frames to reach the peer
 _UNFORGIVEN = 20  # times `max_control_frames` are too many even while the server sends
@@ -55,8 +56,11 @@ class Connection:
         peer: str,
         peer_certificate: "dict[str, Any] | None",
         account: Account,
+        turn: Turn,
+        deadlines: Deadlines,
     ) -> None:
         self.limits = limits
+        self.deadlines = deadlines
         self._account = account
         self._held = 0  # bytes of requests that no handler has taken
         self.peer = peer
@@ -70,6 +74,7 @@ class Connection:
         self._frames = http2.FrameReader(limits.max_frame_size)
         self._decoder = headers.RequestDecoder(limits.max_header_list_size)
         self._streams: dict[int, Stream] = {}  # those with a running handler
+        self._undecided: dict[int, Method] = {}  # of the current read: may be served without a task
         self._reset_streams: OrderedDict[int, None] = OrderedDict()  # ended before the client ended them
         self._highest_stream = 0
         self._accepted_stream = http2.MAX_STREAM_ID  # the last one served, once the connection is ending
@@ -87,16 +92,16 @@ class Connection:
         self._all_control_frames = Meter(_UNFORGIVEN * limits.max_control_frames, limits.abuse_period)
         self._small_updates = Meter(limits.max_control_frames, limits.abuse_period)
         self._due_updates = 0  # window updates with which the client may give back what it was sent
-        self._out: list[bytes] = []
-        self._urgent: list[bytes] = []
-        self._out_size = 0
-        self._writer = trio.lowlevel.ParkingLot()
+        self._turn = turn
+        self._writer = Writer(transport, account, turn, self.pass_room_on, self._break)
+        self.write_urgent = self._writer.write_urgent
+        """Send a PING or WINDOW_UPDATE frame ahead of what is waiting."""
         self._waiting_for_room = trio.lowlevel.ParkingLot()
-        self._drained = trio.lowlevel.ParkingLot()
         self._read_scope = trio.CancelScope()
         self._calls: trio.Nursery | None = None
-        self._last_received = trio.current_time()
-        self._idle_since = self._last_received
+        self.last_received = trio.current_time()
+        """When the client was heard last, on Trio's clock."""
+        self._idle_since = self.last_received
         self._incomplete_since: float | None = None  # a frame or header block has begun then
         self._broken = False
         self._handlers = {
@@ -118,12 +123,15 @@ class Connection:
         """Serve the connection until the client leaves, breaks the protocol, or `shut_down` has ended it."""
         self._write_preface()
         async with trio.open_nursery() as io:
-            io.start_soon(self._write)
+            io.start_soon(self._writer.run)
             io.start_soon(self._watch)
             async with trio.open_nursery() as calls:
                 self._calls = calls
-                with self._read_scope:
-                    await self._read()
+                try:
+                    with self._read_scope:
+                        await self._read()
+                finally:
+                    self._forget_calls()
                 # With the reader gone nobody tells a handler that its client is gone.
                 calls.cancel_scope.cancel()
             await self._linger()
@@ -135,7 +143,7 @@ class Connection:
             return
         self._accepted_stream = self._highest_stream
         self.write(http2.goaway(self._highest_stream, ErrorCode.NO_ERROR, reason))
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):
             if stream.streaming:
                 stream.abort(Status(StatusCode.UNAVAILABLE, _SHUTTING_DOWN))
         if not self._streams:
@@ -143,14 +151,20 @@ class Connection:
 
     def end_calls(self) -> None:
         """End every call with UNAVAILABLE; the second step after `shut_down`."""
-        for stream in self._streams.values():
+        for stream in list(self._streams.values()):
             stream.abort(Status(StatusCode.UNAVAILABLE, _SHUTTING_DOWN))
+
+    def _forget_calls(self) -> None:
+        """Nobody reads any more: end the calls without a task, which no cancellation reaches."""
+        for stream in list(self._streams.values()):
+            if stream.pending is not None:
+                stream.abort(None)
 
     def settle(self) -> None:
         """Take what the connection held off the server's account; it has ended."""
         self._account.held -= self._held
-        self._account.unsent -= self._out_size
-        self._held = self._out_size = 0
+        self._held = 0
+        self._writer.settle()
 
     def _write_preface(self) -> None:
         limits = self.limits
@@ -172,11 +186,16 @@ class Connection:
             await self._read_preface()
             while received := await self._receive():
                 complete = False
-                for kind, flags, stream_id, payload in self._frames.frames(received):
-                    self._handle(kind, flags, stream_id, payload)
-                    complete = True
+                with self._turn:
+                    try:
+                        for kind, flags, stream_id, payload in self._frames.frames(received):
+                            self._handle(kind, flags, stream_id, payload)
+                            complete = True
+                    finally:
+                        if self._undecided:
+                            self._decide()
                 self._note_incomplete(progress=complete)
-                if self._out_size > 2 * self.limits.write_buffer:
+                if self._writer.size > 2 * self.limits.write_buffer:
                     await self._wait_drained()
         except ConnectionFailure as failure:
             logger.info("closing the connection of %s: %s (%s)", self.peer, failure, failure.code.name)
@@ -192,7 +211,7 @@ class Connection:
         if not in_block and not self._frames.pending:
             self._incomplete_since = None
         elif self._incomplete_since is None or (progress and not in_block):
-            self._incomplete_since = self._last_received
+            self._incomplete_since = self.last_received
 
     async def _read_preface(self) -> None:
         missing = http2.PREFACE
@@ -203,14 +222,18 @@ class Connection:
             missing = missing[len(received) :]
 
     async def _receive(self, most: int = _READ_SIZE) -> "bytes | bytearray":
+        received: bytes | bytearray
         try:
-            received = await self._transport.receive_some(most)
+            if isinstance(self._transport, trio.SocketStream):
+                received = await receive(self._transport, most)
+            else:
+                received = await self._transport.receive_some(most)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             logger.debug("the connection of %s broke: %r", self.peer, error.__cause__ or error)
             received = b""
         if not received:
             self._broken = True
-        self._last_received = trio.current_time()
+        self.last_received = trio.current_time()
         return received
 
     async def _watch(self) -> None:
@@ -223,7 +246,7 @@ class Connection:
             return
         while True:
             now = trio.current_time()
-            asleep = self._last_received + limits.keepalive_interval
+            asleep = self.last_received + limits.keepalive_interval
             idle = math.inf if self._streams else self._idle_since + limits.idle_timeout
             begun = self._incomplete_since
             late = math.inf if begun is None else begun + limits.request_timeout
@@ -245,7 +268,7 @@ class Connection:
         asked = trio.current_time()
         self.write_urgent(http2.frame(http2.PING, 0, 0, b"liftlive"))
         await trio.sleep_until(asked + self.limits.keepalive_timeout)
-        return self._last_received >= asked
+        return self.last_received >= asked
 
     def _give_up(self, reason: str) -> None:
         """End the connection for a client that is not worth it."""
@@ -257,14 +280,13 @@ class Connection:
     def _break(self) -> None:
         self._broken = True
         self._read_scope.cancel()
-        self._writer.unpark()
 
     async def _linger(self) -> None:
         """Get the last frames to the peer: a socket closed with unread input would destroy them."""
         if self._broken:
             return
         with trio.move_on_after(_LINGER):
-            while self._out or self._urgent or self._out_size:
+            while self._writer.size:
                 await self._wait_drained()
                 if self._broken:
                     return
@@ -281,46 +303,17 @@ class Connection:
 
     def write(self, frames: bytes) -> None:
         """Append complete frames to what the writer sends."""
-        self._out.append(frames)
-        self._count_unsent(len(frames))
+        self._writer.write(frames)
         self._control_frames.reset()
-        self._writer.unpark()
-
-    def write_urgent(self, frames: bytes) -> None:
-        """Send a PING or WINDOW_UPDATE frame ahead of what is waiting."""
-        self._urgent.append(frames)
-        self._count_unsent(len(frames))
-        self._writer.unpark()
-
-    def _count_unsent(self, change: int) -> None:
-        self._out_size += change
-        self._account.unsent += change
-
-    async def _write(self) -> None:
-        while True:
-            while not self._out and not self._urgent:
-                await self._writer.park()
-            batch = self._urgent + self._out if self._urgent else self._out
-            self._out, self._urgent = [], []
-            for data in _joined(batch):
-                try:
-                    await self._transport.send_all(data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    self._break()
-                    self._drained.unpark_all()
-                    return
-                self._count_unsent(-len(data))
-                self._drained.unpark_all()
-                self.pass_room_on()
 
     async def _wait_drained(self) -> None:
         if self._broken:
             return
-        await self._drained.park()
+        await self._writer.wait_drained()
 
     def send_room(self) -> int:
         """Return how many bytes of DATA may be written now: the lesser of window and buffer."""
-        return min(self.send_window, self._account.write_room(self._out_size))
+        return min(self.send_window, self._account.write_room(self._writer.size))
 
     async def wait_for_room(self) -> None:
         """Wait in line until `send_room` may be positive."""
@@ -429,6 +422,16 @@ class Connection:
         if stream.ended:
             raise StreamFailure(stream.id, ErrorCode.STREAM_CLOSED, "the stream is ended twice")
         stream.feed_end()
+        if self._undecided:
+            method = self._undecided.pop(stream.id, None)
+            if method is not None and not method.begin(stream, self):
+                self._start(method, stream)
+
+    def _decide(self) -> None:
+        """The rest of these requests is still to come: a task waits for it."""
+        undecided, self._undecided = self._undecided, {}
+        for stream_id, method in undecided.items():
+            self._start(method, self._streams[stream_id])
 
     def _on_headers(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
         if not stream_id & 1:
@@ -503,20 +506,48 @@ class Connection:
             return
         stream.streaming = method.streaming
         self._streams[stream_id] = stream
+        if method.immediate and not last:
+            self._undecided[stream_id] = method
+        else:
+            self._start(method, stream)
+
+    def _start(self, method: Method, stream: Stream) -> None:
         assert self._calls is not None
         self._calls.start_soon(self._run_call, method, stream)
 
-    async def _run_call(self, method: Method, stream: Stream) -> None:
+    def context_of(self, stream: Stream) -> CallContext:
+        """Return what the handler of a stream's call, and the guard, may know of it."""
         head = stream.head
         deadline = math.inf if head.timeout is None else stream.started + head.timeout
-        context = CallContext(head.path, self.peer, deadline, head.metadata, self._peer_certificate)
+        return CallContext(head.path, self.peer, deadline, head.metadata, self._peer_certificate)
+
+    async def _run_call(self, method: Method, stream: Stream) -> None:
+        head = stream.head
+        request = Request(stream.id, head.scheme, head.service, head.method, self.context_of(stream))
         try:
-            await method.run(stream, Request(stream.id, head.scheme, head.service, head.method, context))
+            await method.run(stream, request)
         finally:
-            del self._streams[stream.id]
+            self.call_ended(stream)
+
+    def start_response(self, method: Method, stream: Stream, frame: bytes) -> None:
+        """Start a task that sends the response of a call that had none, when the client has room for it."""
+
+        async def respond() -> None:
+            try:
+                await method.supervise(stream, self.context_of(stream), partial(stream.respond_framed, frame))
+            finally:
+                self.call_ended(stream)
+
+        assert self._calls is not None
+        self._calls.start_soon(respond)
+
+    def call_ended(self, stream: Stream) -> None:
+        """A call is over."""
+        del self._streams[stream.id]
+        self.pass_room_on()
+        if not self._streams:
             self._idle_since = trio.current_time()
-            self.pass_room_on()
-            if not self._streams and self._accepted_stream != http2.MAX_STREAM_ID:
+            if self._accepted_stream != http2.MAX_STREAM_ID:
                 self._read_scope.cancel()
 
     def _on_priority(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
@@ -552,9 +583,7 @@ class Connection:
             elif name == http2.SETTINGS_INITIAL_WINDOW_SIZE:
                 self._change_windows(value - self._peer_initial_window)
                 self._peer_initial_window = value
-        self._out.append(http2.SETTINGS_ACK)  # not `write`: that would forgive a flood of SETTINGS
-        self._count_unsent(len(http2.SETTINGS_ACK))
-        self._writer.unpark()
+        self._writer.write(http2.SETTINGS_ACK)  # not our `write`: that would forgive a flood of SETTINGS
 
     def _change_windows(self, change: int) -> None:
         try:
@@ -607,18 +636,3 @@ class Connection:
     def _check_not_idle(self, stream_id: int, frame: str) -> None:
         if not stream_id or stream_id > self._highest_stream or not stream_id & 1:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"{frame} for idle stream {stream_id}")
-
-
-def _joined(parts: "list[bytes]") -> Iterator[bytes]:
-    """Join what is small, so that one system call sends many answers; what is large goes as it is."""
-    small: list[bytes] = []
-    for part in parts:
-        if len(part) < _WORTH_A_SEND:
-            small.append(part)
-            continue
-        if small:
-            yield b"".join(small)
-            small = []
-        yield part
-    if small:
-        yield b"".join(small)

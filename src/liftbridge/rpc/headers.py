@@ -1,9 +1,11 @@
 """HTTP/2 header blocks of gRPC: requests decoded and checked, responses encoded.
 
-Requests go through the `hpack` library. A gRPC client repeats the same header block call after call, once
-its compression table holds the values; such a block leaves the table unchanged, so what it means is
-remembered under its bytes until the table changes. Responses use literals only and thus need no
-table at all: they are the same few bytes for every call.
+A gRPC client repeats the same header block call after call, once its compression table holds the values; such
+a block leaves the table unchanged, so what it means is remembered under its bytes until the table changes.
+Others, as those of Go, put a deadline into the table with each call: such a block is decoded here, field by
+field, if it is as simple as nearly all are, and what it means is remembered under all but the deadline. The
+rest goes through the `hpack` library, whose table it is. Responses use literals only and thus need no table
+at all: they are the same few bytes for every call.
 
 What breaks HTTP/2 is a `StreamFailure` (or a `ConnectionFailure`, when the compression state is lost). What
 breaks gRPC only is an answer: `RequestHead.refusal`.
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 
 import hpack.hpack
 from hpack import Decoder, HPACKError, OversizedHeaderListError
+from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
 from liftbridge.http2 import ConnectionFailure, ErrorCode, header_text, literal
@@ -32,6 +35,10 @@ _CONNECTION_HEADERS = frozenset(
 _PSEUDO_HEADERS = frozenset({b":method", b":scheme", b":path", b":authority"})
 _MAX_MESSAGE = 1024
 _CACHED_BLOCKS = 64
+_CACHED_HEADS = 8
+_CACHED_HEAD_SIZE = 2048  # bytes of headers that are worth remembering
+_LONGEST_TIMEOUT = 9  # bytes
+_FIELD, _ENTRY, _LITERAL = range(3)  # of a simple block: in the table, to enter it, neither
 _INTEGER_SIZE = 6  # bytes: more than enough for any index or length
 
 
@@ -106,6 +113,7 @@ class RequestDecoder:
         self._table = _CountingTable()
         self._decoder.header_table = self._table
         self._heads: dict[bytes, RequestHead] = {}
+        self._timeless: dict[tuple[tuple[bytes, bytes], ...], RequestHead] = {}  # by headers, without timeout
         self._state = self._table.state
 
     def request(self, block: bytes) -> RequestHead:
@@ -120,9 +128,35 @@ class RequestDecoder:
             self._state = self._table.state
         head = self._heads.get(block)
         if head is None:
-            head = parse_request(self._decode(block), self._max_size)
+            head = self._head(self._decode(block))
             if self._table.state == self._state and len(self._heads) < _CACHED_BLOCKS:
                 self._heads[block] = head
+        return head
+
+    def _head(self, fields: "list[tuple[bytes, bytes]]") -> RequestHead:
+        """Do as `parse_request` does, for headers of which often only the deadline is new."""
+        timeout = None
+        key = fields
+        for place, (name, value) in enumerate(fields):
+            if name == b"grpc-timeout":
+                if timeout is not None:
+                    return parse_request(fields, self._max_size)
+                timeout = value
+                key = fields.copy()
+                key[place] = (name, b"")
+        known = self._timeless.get(whole := tuple(key))
+        if known is not None:
+            if timeout is None:
+                return known
+            seconds = parse_timeout(timeout.decode("latin-1"))
+            if seconds is not None:
+                return RequestHead(known.scheme, known.path, seconds, known.metadata)
+        head = parse_request(fields, self._max_size)
+        size = _LONGEST_TIMEOUT + sum(len(name) + len(value) + 32 for name, value in key)
+        if head.refusal is None and size <= min(self._max_size, _CACHED_HEAD_SIZE):
+            if len(self._timeless) >= _CACHED_HEADS:
+                self._timeless.clear()
+            self._timeless[whole] = head
         return head
 
     def trailers(self, block: bytes) -> None:
@@ -146,6 +180,9 @@ class RequestDecoder:
 
     def _decode(self, block: bytes) -> "list[tuple[bytes, bytes]]":
         try:
+            fields = simple_fields(block)
+            if fields is not None:
+                return self._apply(fields)
             headers: list[tuple[bytes, bytes]] = self._decoder.decode(block, raw=True)
         except OversizedHeaderListError:
             raise ConnectionFailure(
@@ -157,6 +194,86 @@ class RequestDecoder:
                 ErrorCode.COMPRESSION_ERROR, f"headers cannot be decoded: {error}"
             ) from None
         return headers
+
+    def _apply(self, fields: "list[tuple[int, int, bytes, bytes]]") -> "list[tuple[bytes, bytes]]":
+        table = self._table
+        headers: list[tuple[bytes, bytes]] = []
+        size = 0
+        for kind, index, name, value in fields:
+            if index:
+                known: tuple[bytes, bytes] = table.get_by_index(index)
+                name = known[0]
+                if kind == _FIELD:
+                    value = known[1]
+            if kind == _ENTRY:
+                table.add(name, value)
+            size += len(name) + len(value) + 32
+            if size > 4 * self._max_size:
+                raise OversizedHeaderListError(f"{size} bytes")
+            headers.append((name, value))
+        return headers
+
+
+def simple_fields(block: bytes) -> "list[tuple[int, int, bytes, bytes]] | None":
+    """Take a header block apart: kind, index, name and value of each field; None when it is not a simple one.
+
+    Simple is what has indices and lengths of two octets at most and neither changes the table's size nor
+    breaks a rule. Nothing is looked up.
+    """
+    fields = []
+    position, end = 0, len(block)
+    try:
+        while position < end:
+            first = block[position]
+            position += 1
+            if first & 0x80:
+                kind, prefix = _FIELD, 0x7F
+            elif first & 0x40:
+                kind, prefix = _ENTRY, 0x3F
+            elif first & 0x20:
+                return None
+            else:
+                kind, prefix = _LITERAL, 0x0F
+            index = first & prefix
+            if index == prefix:
+                index += block[position]
+                if block[position] & 0x80:
+                    return None
+                position += 1
+            name = value = b""
+            if kind != _FIELD:
+                if not index:
+                    name, position = _string(block, position)
+                value, position = _string(block, position)
+            elif not index:
+                return None
+            fields.append((kind, index, name, value))
+    except (IndexError, ValueError, HPACKError):
+        return None
+    return fields
+
+
+def _string(block: bytes, position: int) -> tuple[bytes, int]:
+    """Return the string that begins at `position`, and where it ends."""
+    first = block[position]
+    position += 1
+    length = first & 0x7F
+    if length == 0x7F:
+        length += block[position]
+        if block[position] & 0x80:
+            raise ValueError("a long string")
+        position += 1
+    end = position + length
+    value = block[position:end]
+    if len(value) != length:
+        raise ValueError("a string is cut off")
+    return bytes(decode_huffman(value)) if first & 0x80 else value, end
+
+
+def parse_timeout(text: str) -> "float | None":
+    """Return the seconds of a grpc-timeout; None if it is none."""
+    match = _TIMEOUT.fullmatch(text)
+    return None if match is None else int(match[1]) * _TIMEOUT_UNITS[match[2]]
 
 
 def parse_request(headers: "list[tuple[bytes, bytes]]", max_size: int) -> RequestHead:
@@ -205,11 +322,10 @@ def parse_request(headers: "list[tuple[bytes, bytes]]", max_size: int) -> Reques
         return _refused(scheme, path, 200, StatusCode.UNIMPLEMENTED, message)
     timeout = None
     if timeout_text is not None:
-        match = _TIMEOUT.fullmatch(timeout_text)
-        if match is None:
+        timeout = parse_timeout(timeout_text)
+        if timeout is None:
             message = f"grpc-timeout {timeout_text!r} is not up to 8 digits and one of H, M, S, m, u, n"
             return _refused(scheme, path, 200, StatusCode.INVALID_ARGUMENT, message)
-        timeout = int(match[1]) * _TIMEOUT_UNITS[match[2]]
     return RequestHead(scheme, path, timeout, tuple(metadata))
 
 

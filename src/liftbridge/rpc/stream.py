@@ -8,6 +8,7 @@ Invariants:
 - Between waiting for room and booking it there is no checkpoint: a cancelled handler never leaks room.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,6 +23,7 @@ from .framing import MESSAGE_HEADER_SIZE, data_frames, message_frame, whole_mess
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .immediate import ImmediateCall
 
 _CHUNK = 256 * 1024  # at most so much at a time, so that streams of one connection take turns
 _WORTH_AN_UPDATE = 4  # a window is given back in parts of at least its fourth
@@ -41,11 +43,14 @@ class Stream:
         "_room",
         "_window_changed",
         "_window_owed",
+        "admitted",
         "ended",
         "final_status",
         "finished",
         "head",
         "id",
+        "over",
+        "pending",
         "receive_window",
         "scope",
         "send_window",
@@ -66,7 +71,7 @@ class Stream:
         self.head = head
         self.send_window = send_window
         self.receive_window = window
-        self.started = trio.current_time()
+        self.started = connection.last_received
         self.ended = False
         """The client has sent everything."""
         self.finished = False
@@ -75,7 +80,14 @@ class Stream:
         """The method's response or request is a stream, so the call may last for ever."""
         self.final_status: Status | None = None
         """How the call ends when it is cancelled by the server."""
-        self.scope = trio.CancelScope()
+        self.scope: trio.CancelScope | None = None
+        """That of the call's task, once it runs."""
+        self.pending: ImmediateCall | None = None
+        """The call, while it goes on without a task."""
+        self.admitted = False
+        """The guard was asked."""
+        self.over: Callable[[], None] | None = None
+        """What the guard wants to be called when the handler has ended."""
         self._inbound = bytearray()
         self._needed = 0  # bytes the waiting handler cannot do without, 0 if it does not wait
         self._arrived: trio.Event | None = None
@@ -148,6 +160,16 @@ class Stream:
         self._needed = 0
         if self._arrived is not None:
             self._arrived.set()
+
+    def whole_request(self) -> "bytes | None":
+        """Return the only message of a request that has ended, None if it is not exactly one, and well."""
+        inbound = self._inbound
+        length = len(inbound) - MESSAGE_HEADER_SIZE
+        if not 0 <= length <= self._connection.limits.max_request_message:
+            return None
+        if inbound[0] or int.from_bytes(inbound[1:MESSAGE_HEADER_SIZE], "big") != length:
+            return None
+        return bytes(memoryview(inbound)[MESSAGE_HEADER_SIZE:])
 
     # Receiving: called by the handler's task.
 
@@ -280,22 +302,40 @@ class Stream:
             message: the response, serialized.
             trailing: metadata that goes with the status.
         """
+        await self.respond_framed(message_frame(message), trailing)
+
+    async def respond_framed(self, data: bytes, trailing: Metadata = ()) -> None:
+        """Do as `respond` does, with a message that has its length prefix."""
         trailers = headers.trailers_ok(trailing) if trailing else headers.TRAILERS_OK
-        data = message_frame(message)
-        connection = self._connection
-        size = len(data)
-        if self.finished:
-            return
-        if self._responding or size > min(self.send_window, connection.send_room(), _CHUNK):
+        if not self.respond_at_once(data, trailers):
             await self.send(data)
             if not self.finished:
                 self._end(self._headers_frame(trailers, last=True))
-            return
+
+    def respond_at_once(self, data: bytes, trailers: bytes = headers.TRAILERS_OK) -> bool:
+        """Send the only response message and end the call with OK, if windows and buffer have room for all.
+
+        Args:
+            data: the response with its length prefix.
+            trailers: the header block of the trailers.
+        """
+        connection = self._connection
+        size = len(data)
+        if self.finished:
+            return True
+        if self._responding or size > min(self.send_window, connection.send_room(), _CHUNK):
+            return False
         self.send_window -= size
         connection.send_window -= size
         connection.expect_updates(size, whole=True)
-        frames = data_frames(self.id, data, connection.peer_max_frame_size)
-        self._end(self._response_headers() + frames + self._headers_frame(trailers, last=True))
+        self._responding = True
+        if size <= connection.peer_max_frame_size:
+            head = connection.header_prefix() + headers.RESPONSE_HEADERS
+            self._end(http2.whole_response(self.id, head, data, trailers))
+        else:
+            frames = data_frames(self.id, data, connection.peer_max_frame_size)
+            self._end(self._response_headers() + frames + self._headers_frame(trailers, last=True))
+        return True
 
     async def _reserve(self, wanted: int) -> int:
         """Book room in both windows and the write buffer; return how many bytes, at least one."""
@@ -353,7 +393,10 @@ class Stream:
         self.final_status = status
         if status is None:
             self.finished = True
-        self.scope.cancel()
+        if self.pending is not None:
+            self.pending.abort(status)
+        elif self.scope is not None:
+            self.scope.cancel()
 
     def release(self) -> None:
         """Give the connection back what the handler did not read."""

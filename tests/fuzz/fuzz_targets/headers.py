@@ -1,19 +1,20 @@
 """HPACK: header blocks of one connection, one after the other, as a client's HEADERS frames bring them.
 
 Checked: a block is a request or is refused with the error of its stream or connection; the same block again,
-while the compression table is the same, is the same request, although it then comes from memory; the table
-and the memory of blocks stay within their bounds.
+while the compression table is the same, is the same request, although it then comes from memory; blocks that
+are taken apart without the library mean what they mean to it, for the table as well, and what is remembered
+without its deadline what it means at length; the table and the memory of blocks stay within their bounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hpack import Encoder
+from hpack import Decoder, Encoder, HPACKError
 
 from fuzz_targets.script import Script, written
 from liftbridge.http2 import ConnectionFailure, StreamFailure
-from liftbridge.rpc.headers import MalformedHeaders, RequestDecoder, RequestHead
+from liftbridge.rpc.headers import MalformedHeaders, RequestDecoder, RequestHead, parse_request
 
 INSTRUMENTED = ("liftbridge.rpc.headers", "hpack")
 MAX_LENGTH = 1024
@@ -48,21 +49,35 @@ def seeds() -> Iterator[bytes]:
 
 def run(data: bytes) -> None:
     script = Script(data)
-    decoder = RequestDecoder(SIZE)
+    decoder, reference = RequestDecoder(SIZE), Decoder(max_header_list_size=4 * SIZE)
     while script:
         kind, block = script.number() % 3, script.string()
+        fields = decoded(reference, block)
         try:
-            step(decoder, kind, block)
+            step(decoder, kind, block, fields)
         except (MalformedHeaders, StreamFailure):
-            continue
+            assert fields is not None
         except ConnectionFailure:
+            assert fields is None
             return
         finally:
             assert decoder._table._current_size <= 4096 + 32
             assert len(decoder._heads) <= 64
+            assert len(decoder._timeless) <= 8
+        assert list(decoder._table.dynamic_entries) == [
+            (bytes(name), bytes(value)) for name, value in reference.header_table.dynamic_entries
+        ]
 
 
-def step(decoder: RequestDecoder, kind: int, block: bytes) -> None:
+def decoded(reference: Decoder, block: bytes) -> list[tuple[bytes, bytes]] | None:
+    """What a block is to the library, None when it cannot be decoded."""
+    try:
+        return [(bytes(name), bytes(value)) for name, value in reference.decode(block, raw=True)]
+    except (HPACKError, IndexError, TypeError, ValueError):
+        return None
+
+
+def step(decoder: RequestDecoder, kind: int, block: bytes, fields: list[tuple[bytes, bytes]] | None) -> None:
     if kind == TRAILERS:
         decoder.trailers(block)
     elif kind == SKIP:
@@ -71,6 +86,8 @@ def step(decoder: RequestDecoder, kind: int, block: bytes) -> None:
         before = decoder._table.state
         head = decoder.request(block)
         check(head)
+        assert fields is not None
+        assert repr(head) == repr(parse_request(fields, SIZE))  # a Status equals itself only
         if decoder._table.state == before:
             assert decoder.request(block) == head
 

@@ -26,7 +26,9 @@ from liftbridge.proto import api_grpc, api_pb2
 from liftbridge.rpc import Frames, Limits, StatusCode, raw_requests, rpc_error
 from liftbridge.rpc.call import methods_of
 from liftbridge.rpc.connection import Connection
+from liftbridge.rpc.immediate import Deadlines
 from liftbridge.rpc.limits import Account
+from liftbridge.sockets import Turn
 
 INSTRUMENTED = ("liftbridge.rpc", "liftbridge.http2")
 MAX_LENGTH = 1024
@@ -216,7 +218,7 @@ async def converse(data: bytes, clock: trio.testing.MockClock) -> bytes:
     client, server = trio.testing.memory_stream_pair()
     account = Account(LIMITS)
     account.connections = 1
-    connection = Connection(server, METHODS, LIMITS, "test", None, account)
+    connection = Connection(server, METHODS, LIMITS, "test", None, account, Turn(), Deadlines())
     received = bytearray()
     begun = trio.current_time()
     waited = 0

@@ -9,8 +9,8 @@ SECURITY = (
         "guard-not-asked",
         "a call reaches its handler without being checked",
         "rpc/call.py",
-        "            if self._guard is not None:\n",
-        "            if self._guard is not None and self._streamed_request:\n",
+        "        if self._guard is not None and not stream.admitted:\n",
+        "        if self._guard is not None and self._streamed_request:\n",
         ("tests/server/test_server_authz.py::test_a_denied_call_has_no_effect",),
     ),
     Bug(
