@@ -40,12 +40,14 @@ class Result:
         figures: which figures the runs have, in the order in which they are shown.
         runs: at least one.
         disk: what the disk did under these settings.
+        curves: (percentile, us) of each kind of latency, of all runs together.
     """
 
     settings: Settings
     figures: Sequence[Figure]
     runs: Sequence[Run]
     disk: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
     def summary(self, key: str) -> dict[str, float] | None:
         """Return median, min and max of one figure; None when a run does not know it."""
@@ -75,6 +77,9 @@ def as_json(command: str, machine: Mapping[str, str], results: Sequence[Result])
                 "disk": dict(result.disk),
                 "runs": [dict(run) for run in result.runs],
                 "summary": {figure.key: result.summary(figure.key) for figure in result.figures},
+                "latencies_us": {
+                    name: [list(point) for point in curve] for name, curve in result.curves.items()
+                },
             }
             for result in results
         ],

@@ -14,13 +14,12 @@ from liftbridge.bench import common, replay, streams
 from liftbridge.bench.cpu import CpuMeter
 from liftbridge.bench.errors import BenchError
 from liftbridge.bench.ingest import fill
-from liftbridge.bench.progress import Progress
+from liftbridge.bench.progress import PROGRESS_SECONDS, Progress
 from liftbridge.bench.report import Figure, Result, Run
 from liftbridge.bench.server import ServerUnderTest
 
 # Large enough that the server never waits for it on one machine.
 DEFAULT_WINDOW = 16 << 20
-PROGRESS_SECONDS = 0.1
 
 FIGURES = (
     Figure("messages_per_second", "messages/s"),

@@ -1,0 +1,85 @@
+"""Runs a workload on what is measured: warm-up, then rounds, and in each round every target once.
+
+When there are several targets, they are up together and take turns, so that what others do on the machine,
+and a machine that gets slower or faster, disturbs all alike. One that has no load costs nothing that counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from liftbridge.bench import common, latency
+from liftbridge.bench._load import Histogram
+from liftbridge.bench.liftbridge_target import liftbridge
+from liftbridge.bench.report import Figure, Result, Run, Settings
+from liftbridge.bench.target import Target
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run: its figures, and its latencies by what they are latencies of."""
+
+    figures: Run
+    latencies: Mapping[str, Histogram] = field(default_factory=dict)
+
+
+Once = Callable[[Target, str, bool], Awaitable[Measured]]
+"""A run of a workload: on what, what the progress bar says, whether it is only a warm-up."""
+
+
+async def measure(
+    options: argparse.Namespace, figures: Sequence[Figure], settings: Settings, once: Once
+) -> list[Result]:
+    """Run a workload as often as the options say.
+
+    Args:
+        options: of the command line.
+        figures: what each run has.
+        settings: what was set, without target and sync policy.
+        once: one run.
+
+    Returns:
+        A result for each sync policy and target.
+
+    Raises:
+        BenchError: there are no figures that can be trusted.
+    """
+    results = []
+    for policy in common.sync_policies(options):
+        async with targets(options, policy) as running:
+            disks = [await common.disk_speed(target.server) for target in running]
+            for target in running:
+                await once(target, f"warm-up, {target.name}", True)
+            rounds = [
+                [
+                    await once(
+                        target,
+                        f"{options.command}, {target.name}, sync {target.server.sync}, "
+                        f"run {number + 1} of {options.repeat}",
+                        False,
+                    )
+                    for target in running
+                ]
+                for number in range(options.repeat)
+            ]
+            for target, disk, runs in zip(running, disks, zip(*rounds, strict=True), strict=True):
+                setting = {"target": target.name, "sync": target.server.sync, **settings}
+                results.append(Result(setting, figures, [run.figures for run in runs], disk, _curves(runs)))
+    return results
+
+
+@asynccontextmanager
+async def targets(options: argparse.Namespace, sync: str) -> AsyncIterator[list[Target]]:
+    """Start everything that is to be measured, for a block. Raises BenchError."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(start(options, sync)) for start in (liftbridge,)]
+
+
+def _curves(runs: Sequence[Measured]) -> dict[str, Sequence[tuple[float, float]]]:
+    """The percentiles of all runs together."""
+    return {
+        name: latency.curve(latency.merged(run.latencies[name] for run in runs)) for name in runs[0].latencies
+    }
