@@ -58,7 +58,7 @@ cdef class Histogram:
 
     def percentile(self, double percent):
         """Return the time in ns that `percent` of all do not exceed, to the width of its bucket; 0 if there is none."""
-        cdef int64_t wanted = max(1, <int64_t> (percent / 100.0 * self.total + 0.5))
+        cdef int64_t wanted = max(1, <int64_t> (percent * <double> self.total / 100.0 + 0.5))
         cdef int64_t seen = 0
         cdef int i
         for i in range(BUCKETS):

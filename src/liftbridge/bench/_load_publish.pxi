@@ -133,7 +133,7 @@ cdef class Publisher:
         if failure == -1:
             raise ConnectionError("the server closed the connection")
         if failure == -2:
-            raise TimeoutError(f"nothing came from the server for {silence_ms / 1000:.1f} s")
+            raise TimeoutError(f"nothing came from the server for {silence_ms / 1000.0:.1f} s")
         if failure:
             raise OSError(failure, os.strerror(failure))
 

@@ -75,7 +75,7 @@ cdef class SubscribeCounter(GrpcReceiver):
                     break
         self.check(error)
         if ready == 0:
-            raise TimeoutError(f"nothing came from the server for {timeout_ms / 1000:.1f} s")
+            raise TimeoutError(f"nothing came from the server for {timeout_ms / 1000.0:.1f} s")
         if ready < 0 or count < 0:
             raise OSError(failure, os.strerror(failure))
         if count == 0:

@@ -75,10 +75,15 @@ async def server_under_test(options: argparse.Namespace, sync: str) -> AsyncIter
             options.nats_pid,
         )
         return
-    if not options.data_dir.is_dir():
-        raise BenchError(f"--data-dir {options.data_dir} is no directory; create it, or name another")
+    check_data_dir(options)
     async with own_server(sync, options.data_dir) as server:
         yield server
+
+
+def check_data_dir(options: argparse.Namespace) -> None:
+    """Raise BenchError if there is no `--data-dir`."""
+    if not options.data_dir.is_dir():
+        raise BenchError(f"--data-dir {options.data_dir} is no directory; create it, or name another")
 
 
 async def disk_speed(server: ServerUnderTest) -> dict[str, float]:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import purerpc
 import trio
 
-from liftbridge.bench import ingest, machine, output, publish, report, subscribe
+from liftbridge.bench import e2e, ingest, machine, mixed, output, publish, recover, report, subscribe
 from liftbridge.bench.errors import BenchError
 
 if sys.version_info < (3, 11):
@@ -34,7 +34,10 @@ def parser() -> argparse.ArgumentParser:
     for name, module, text in (
         ("publish", publish, "messages with acks, synchronous or pipelined, over NATS or gRPC"),
         ("ingest", ingest, "plain NATS messages into one partition"),
-        ("subscribe", subscribe, "replay of a stream by a client that counts"),
+        ("subscribe", subscribe, "replay of a stream, or its tail, by clients that count"),
+        ("e2e", e2e, "latency from publish to delivery, at a rate"),
+        ("mixed", mixed, "publishers and subscribers at once"),
+        ("recover", recover, "start of a server that was killed"),
     ):
         command = commands.add_parser(
             name,

@@ -53,9 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_load_arguments(parser, window=DEFAULT_WINDOW)
 
 
-def add_load_arguments(parser: argparse.ArgumentParser, window: int, rate: float = 0.0) -> None:
+def add_load_arguments(
+    parser: argparse.ArgumentParser, window: int, rate: float = 0.0, publishers: int = 1
+) -> None:
     """Add the options that say how messages are published."""
-    parser.add_argument("--publishers", type=common.positive, default=1, help="connections that publish (1)")
+    parser.add_argument(
+        "--publishers",
+        type=common.positive,
+        default=publishers,
+        help=f"connections that publish ({publishers})",
+    )
     parser.add_argument(
         "--window",
         type=_window,
@@ -112,10 +119,10 @@ async def run(options: argparse.Namespace) -> list[Result]:
     """Run the workload; one result for each sync policy and target. Raises BenchError."""
     load = load_of(options)
 
-    async def once(target: Target, label: str, warm_up: bool) -> rounds.Measured:
+    async def once(target: Target, _: None, label: str, warm_up: bool) -> rounds.Measured:
         return await run_once(target, load.only(load.messages // WARM_UP_SHARE) if warm_up else load, label)
 
-    return await rounds.measure(options, FIGURES, settings_of(load), once)
+    return await rounds.measure(options, FIGURES, settings_of(load), once, rounds.nothing)
 
 
 async def run_once(target: Target, load: Load, label: str) -> rounds.Measured:
@@ -146,6 +153,13 @@ async def run_once(target: Target, load: Load, label: str) -> rounds.Measured:
     }
     figures |= latency.run_figures("ack", published.latency)
     return rounds.Measured(figures, {"ack": published.latency} if load.acked else {})
+
+
+async def store(target: Target, stream: str, load: Load, label: str) -> None:
+    """Publish an acked load to an empty stream, and nothing else. Raises BenchError."""
+    async with publishers(target, stream, load) as source:
+        await watched(source, load, label)
+    await check_stored(target, stream, load.messages, load.messages)
 
 
 async def watched(source: Publishers, load: Load, label: str) -> Published:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from liftbridge.bench import common, latency
 from liftbridge.bench._load import Histogram
@@ -26,12 +27,24 @@ class Measured:
     latencies: Mapping[str, Histogram] = field(default_factory=dict)
 
 
-Once = Callable[[Target, str, bool], Awaitable[Measured]]
-"""A run of a workload: on what, what the progress bar says, whether it is only a warm-up."""
+T = TypeVar("T")
+
+Once = Callable[[Target, T, str, bool], Awaitable[Measured]]
+"""A run of a workload: where, with what was prepared there, its label, whether it only warms up."""
+
+
+@asynccontextmanager
+async def nothing(target: Target) -> AsyncIterator[None]:
+    """What is prepared for a workload that needs nothing."""
+    yield
 
 
 async def measure(
-    options: argparse.Namespace, figures: Sequence[Figure], settings: Settings, once: Once
+    options: argparse.Namespace,
+    figures: Sequence[Figure],
+    settings: Settings,
+    once: Once[T],
+    prepare: Callable[[Target], AbstractAsyncContextManager[T]],
 ) -> list[Result]:
     """Run a workload as often as the options say.
 
@@ -40,6 +53,7 @@ async def measure(
         figures: what each run has.
         settings: what was set, without target and sync policy.
         once: one run.
+        prepare: what there is to be on a target during all of its runs.
 
     Returns:
         A result for each sync policy and target.
@@ -49,19 +63,21 @@ async def measure(
     """
     results = []
     for policy in common.sync_policies(options):
-        async with targets(options, policy) as running:
+        async with targets(options, policy) as running, AsyncExitStack() as stack:
             disks = [await common.disk_speed(target.server) for target in running]
-            for target in running:
-                await once(target, f"warm-up, {target.name}", True)
+            prepared = [(target, await stack.enter_async_context(prepare(target))) for target in running]
+            for target, ready in prepared:
+                await once(target, ready, f"warm-up, {target.name}", True)
             rounds = [
                 [
                     await once(
                         target,
+                        ready,
                         f"{options.command}, {target.name}, sync {target.server.sync}, "
                         f"run {number + 1} of {options.repeat}",
                         False,
                     )
-                    for target in running
+                    for target, ready in prepared
                 ]
                 for number in range(options.repeat)
             ]

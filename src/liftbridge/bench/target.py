@@ -49,7 +49,7 @@ class Load:
 
     def only(self, messages: int) -> Load:
         """The same with fewer messages, for a warm-up."""
-        return replace(self, messages=min(messages, self.messages))
+        return replace(self, messages=max(1, min(messages, self.messages)))
 
     def shares(self) -> list[Share]:
         """Return what each publisher gets. They take turns: each is out of phase with the one before."""
