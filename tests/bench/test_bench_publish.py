@@ -1,5 +1,6 @@
 """`liftbridge-bench publish` and the output of all workloads, against the real server."""
 
+import argparse
 import csv
 import io
 import json
@@ -10,8 +11,13 @@ import sys
 import pytest
 from harness import Server
 from test_bench_commands import bench, server_of, start
+from test_bench_delivery import leaves
 
+from liftbridge.bench import publishing
+from liftbridge.bench.errors import BenchError
+from liftbridge.bench.jetstream_target import jetstream
 from liftbridge.bench.main import main
+from liftbridge.bench.target import Load
 
 LATENCIES = [f"ack_{key}_us" for key in ("p50", "p90", "p99", "p99_9", "p99_99", "max")]
 
@@ -142,3 +148,56 @@ def test_what_nats_does_not_take_is_the_reason(tmp_path):
     arguments = ["publish", "--size", 2_000_000, "--messages", 10, "--sync", "never"]
     _, err = bench(*arguments, cwd=tmp_path, status=1)
     assert "NATS takes messages of at most 1048576 bytes" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--window", 32, "--publishers", 2], ["--window", 1], ["--ack-policy", "none"]]
+)
+def test_jetstream_runs_the_same(tmp_path, arguments):
+    arguments = ["publish", *arguments, "--against", "jetstream", "--messages", 300, "--repeat", 2]
+    out, err = bench(*arguments, "--sync", "both", "--json", cwd=tmp_path)
+    assert err == ""
+    report = json.loads(out)
+    assert [(result["settings"]["target"], result["settings"]["sync"]) for result in report["results"]] == [
+        ("liftbridge", "never"),
+        ("jetstream", "never"),
+        ("liftbridge", "always"),
+        ("jetstream", "always"),
+    ]
+    for result in report["results"]:
+        assert len(result["runs"]) == 2
+        for run in result["runs"]:
+            assert (run["acks"], run["stored"], run["lost"]) == (0 if "none" in arguments else 300, 300, 0)
+    assert [ratio["sync"] for ratio in report["ratios"]] == ["never", "always"]
+    for number, ratio in enumerate(report["ratios"]):
+        assert (ratio["target"], ratio["against"]) == ("liftbridge", "jetstream")
+        ours, theirs = (
+            report["results"][2 * number + i]["summary"]["messages_per_second"]["median"] for i in (0, 1)
+        )
+        assert ratio["ratios"]["messages_per_second"] == pytest.approx(ours / theirs)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ratio_is_printed(tmp_path):
+    arguments = ["publish", "--against", "jetstream", "--messages", 100, "--repeat", 1, "--sync", "never"]
+    out, _ = bench(*arguments, cwd=tmp_path)
+    lines = out.partition("liftbridge / jetstream, sync never, medians\n")[2].splitlines()
+    assert [line.split()[0] for line in lines][:2] == ["messages/s", "MB/s"]
+
+
+def test_a_comparison_needs_servers_of_its_own(tmp_path):
+    _, err = bench("publish", "--against", "jetstream", "--server", "127.0.0.1:1", cwd=tmp_path, status=1)
+    assert "takes no --server" in err
+
+
+async def test_what_jetstream_refuses_is_the_reason(tmp_path):
+    """A subject that no stream listens to: nobody answers, and NATS says so."""
+    async with jetstream(argparse.Namespace(data_dir=tmp_path), "never") as target:
+        async with publishing.publishers(target, "nobody", Load(10, 100, window=5)) as source:
+            with pytest.raises(BaseException) as failed:  # a nursery makes a group of it
+                await source.run()
+        assert "NATS/1.0 503" in str(leaves(failed.value)[0])
+        with pytest.raises(BenchError, match=r"JetStream refuses STREAM.INFO.nobody: stream not found"):
+            await target.stored("nobody")
+        with pytest.raises(BenchError, match="only publish"):
+            target.subscriber(1 << 20)

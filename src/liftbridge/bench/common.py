@@ -14,6 +14,7 @@ from liftbridge.bench.errors import BenchError
 from liftbridge.bench.server import ServerUnderTest, address, own_server
 
 SYNC_POLICIES = ("never", "interval", "always")
+STOP_SECONDS = 20.0
 SYNC_UNKNOWN = "as the running server has it"
 
 

@@ -52,6 +52,8 @@ def write(options: argparse.Namespace, machine: Mapping[str, str], results: Sequ
         print(report.header(options.command, machine))
         for result in results:
             print("\n" + report.table(result))
+        if compared := report.ratio_table(results):
+            print("\n" + compared)
     if options.csv == "-":
         write_csv(sys.stdout, options.command, machine, results)
     elif options.csv is not None:

@@ -37,6 +37,7 @@ FIGURES = (
     Figure("megabytes_per_second", "MB/s of payload", 1),
     Figure("server_cpu_us_per_message", "server CPU us/message", 3),
     Figure("nats_cpu_us_per_message", "nats-server CPU us/message", 3),
+    Figure("all_cpu_us_per_message", "CPU us/message of all servers", 3),
     Figure("generator_cpu_us_per_message", "publisher CPU us/message", 3),
     Figure("seconds", "seconds", 3),
     Figure("acks", "acks"),
@@ -50,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_arguments(parser, size=256)
     parser.set_defaults(messages=None)
     common.add_sync(parser)
+    rounds.add_arguments(parser)
     add_load_arguments(parser, window=DEFAULT_WINDOW)
 
 
@@ -117,6 +119,7 @@ def settings_of(load: Load) -> dict[str, str | int | bool]:
 
 async def run(options: argparse.Namespace) -> list[Result]:
     """Run the workload; one result for each sync policy and target. Raises BenchError."""
+    rounds.check(options)
     load = load_of(options)
 
     async def once(target: Target, _: None, label: str, warm_up: bool) -> rounds.Measured:
@@ -142,7 +145,11 @@ async def run_once(target: Target, load: Load, label: str) -> rounds.Measured:
         f"{name}_cpu_us_per_message": None if seconds_used is None else seconds_used * 1e6 / load.messages
         for name, seconds_used in used.items()
     }
+    servers = [used[name] for name, pid in target.server.pids.items() if pid is not None]
+    known = [cpu for cpu in servers if cpu is not None]
+    everything = sum(known) * 1e6 / load.messages if known and len(known) == len(servers) else None
     figures |= {
+        "all_cpu_us_per_message": everything,
         "messages_per_second": stored / seconds,
         "megabytes_per_second": stored * load.size / seconds / 1e6,
         "seconds": seconds,

@@ -58,6 +58,48 @@ class Result:
         return {"median": statistics.median(known), "min": min(known), "max": max(known)}
 
 
+def ratios(results: Sequence[Result]) -> list[dict[str, object]]:
+    """Return how the first target compares with each other one, under each sync policy.
+
+    Each has `target`, `against`, `sync`, and `ratios`: by figure, its median divided by the other's.
+    """
+    return [
+        {
+            "target": first.settings["target"],
+            "against": other.settings["target"],
+            "sync": first.settings["sync"],
+            "ratios": _ratios(first, other),
+        }
+        for first in results
+        for other in results
+        if "target" in first.settings
+        and first.settings["target"] == results[0].settings["target"] != other.settings["target"]
+        and first.settings["sync"] == other.settings["sync"]
+    ]
+
+
+def _ratios(first: Result, other: Result) -> dict[str, float]:
+    """Median by median, of what both know."""
+    found = {}
+    for figure in first.figures:
+        ours, theirs = first.summary(figure.key), other.summary(figure.key)
+        if ours is not None and theirs is not None and theirs["median"]:
+            found[figure.key] = ours["median"] / theirs["median"]
+    return found
+
+
+def ratio_table(results: Sequence[Result]) -> str:
+    """Return the ratios as lines of text, empty without any."""
+    labels = {figure.key: figure.label for result in results for figure in result.figures}
+    lines = []
+    for compared in ratios(results):
+        lines.append("{target} / {against}, sync {sync}, medians".format(**compared))
+        found = compared["ratios"]
+        assert isinstance(found, dict)
+        lines += [f"  {labels[key]:<32}{ratio:>14,.3f}" for key, ratio in found.items()]
+    return "\n".join(lines)
+
+
 def percentile(values: Sequence[float], percent: float) -> float:
     """Return the smallest of `values` that `percent` of them do not exceed (nearest rank)."""
     assert values, "there is no percentile of nothing"
@@ -83,6 +125,7 @@ def as_json(command: str, machine: Mapping[str, str], results: Sequence[Result])
             }
             for result in results
         ],
+        "ratios": ratios(results),
     }
 
 

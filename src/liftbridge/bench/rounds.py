@@ -14,6 +14,8 @@ from typing import TypeVar
 
 from liftbridge.bench import common, latency
 from liftbridge.bench._load import Histogram
+from liftbridge.bench.errors import BenchError
+from liftbridge.bench.jetstream_target import jetstream
 from liftbridge.bench.liftbridge_target import liftbridge
 from liftbridge.bench.report import Figure, Result, Run, Settings
 from liftbridge.bench.target import Target
@@ -28,6 +30,9 @@ class Measured:
 
 
 T = TypeVar("T")
+
+OTHERS = {"jetstream": jetstream}
+"""What a workload can be run against, by the name on the command line."""
 
 Once = Callable[[Target, T, str, bool], Awaitable[Measured]]
 """A run of a workload: where, with what was prepared there, its label, whether it only warms up."""
@@ -83,15 +88,36 @@ async def measure(
             ]
             for target, disk, runs in zip(running, disks, zip(*rounds, strict=True), strict=True):
                 setting = {"target": target.name, "sync": target.server.sync, **settings}
+                if target.via is not None:
+                    setting["via"] = target.via
                 results.append(Result(setting, figures, [run.figures for run in runs], disk, _curves(runs)))
     return results
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--against`."""
+    parser.add_argument(
+        "--against",
+        action="append",
+        choices=tuple(OTHERS),
+        help="run the same against another system, taking turns, and print the ratio",
+    )
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise BenchError if the options cannot be combined with `--against`."""
+    if options.against and options.server is not None:
+        raise BenchError("--against compares servers with the same sync policy, so it takes no --server")
 
 
 @asynccontextmanager
 async def targets(options: argparse.Namespace, sync: str) -> AsyncIterator[list[Target]]:
     """Start everything that is to be measured, for a block. Raises BenchError."""
     async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(start(options, sync)) for start in (liftbridge,)]
+        running: list[Target] = [await stack.enter_async_context(liftbridge(options, sync))]
+        for name in getattr(options, "against", None) or ():
+            running.append(await stack.enter_async_context(OTHERS[name](options, sync)))  # noqa: PERF401
+        yield running
 
 
 def _curves(runs: Sequence[Measured]) -> dict[str, Sequence[tuple[float, float]]]:

@@ -1,7 +1,7 @@
 """What is measured: a server that stores messages of a subject and gives them back, whichever it is.
 
 A workload knows this interface only, so that the same workload, payload, window and sync policy can be run
-against another system in the same invocation. `liftbridge_target` is the first.
+against another system in the same invocation. `liftbridge_target` is the first, `jetstream_target` another.
 """
 
 from __future__ import annotations
@@ -132,9 +132,11 @@ class Target(abc.ABC):
         name: what it is called in results.
         server: its addresses and processes.
         first_offset: what it numbers the first message of a stream with.
+        via: the only way to publish to it, None if it follows the load.
     """
 
     name: str
+    via: str | None = None
     server: ServerUnderTest
     first_offset: int
 
