@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 WITH_PATH := PATH="$(CURDIR)/$(BIN):$$PATH"
 PROTO := $(WITH_PATH) $(BIN)/python proto/generate.py
 PYX := $(wildcard src/liftbridge/*.pyx src/liftbridge/*/*.pyx)
-SOURCES := $(PYX) $(wildcard src/liftbridge/*.pxd src/liftbridge/*.pxi src/liftbridge/*.h) setup.py pyproject.toml
+SOURCES := $(PYX) $(wildcard src/liftbridge/*.pxd src/liftbridge/*.pxi src/liftbridge/*/*.pxi src/liftbridge/*.h) setup.py pyproject.toml
 
 .PHONY: help run build dev test test-the-tests torture fuzz compatibility check proto bench wheel clean
 .DEFAULT_GOAL := help

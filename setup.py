@@ -25,7 +25,7 @@ if only := os.environ.get("LIFTBRIDGE_QUICK_BUILD"):
     FLAGS[0] = "-O1"
     NAMES = NAMES if only == "all" else [only]
 
-SHARED = sorted(path for kind in ("*.pxd", "*.pxi", "*.h") for path in Path("src/liftbridge").glob(kind))
+SHARED = sorted(path for kind in ("*.pxd", "*.pxi", "*.h") for path in Path("src/liftbridge").rglob(kind))
 EXTENSIONS = [
     Extension(
         f"liftbridge.{name}",

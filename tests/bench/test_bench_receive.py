@@ -1,7 +1,9 @@
 """The counting subscriber on real sockets."""
 
 import socket
+import struct
 import threading
+import time
 
 import pytest
 import trio
@@ -10,6 +12,7 @@ from hyperframe.frame import DataFrame, Frame, HeadersFrame, PingFrame, WindowUp
 
 from liftbridge.bench._load import ProtocolError, SubscribeCounter
 from liftbridge.bench.sockets import receive_in_thread
+from liftbridge.proto import api_pb2
 
 HEADERS = HeadersFrame(1, Encoder().encode([(":status", "200")]), flags=["END_HEADERS"]).serialize()
 
@@ -97,3 +100,51 @@ async def test_cancelling_ends_the_thread_that_receives(ends):
             await trio.to_thread.run_sync(started.wait)
             scope.cancel()
     assert len(broken) == 1
+
+
+def stamped_message(serial, at_ns=None):
+    at_ns = time.monotonic_ns() - 1_000_000 if at_ns is None else at_ns
+    message = api_pb2.Message(offset=serial, value=struct.pack("=qQ", at_ns, serial) + b"rest", stream="s")
+    data = message.SerializeToString()
+    return b"\0" + len(data).to_bytes(4, "big") + data
+
+
+LIVE = b"\0\0\0\0\0"
+
+
+def test_stamps_are_read_wherever_a_message_is_cut():
+    body = LIVE + stamped_message(1) + stamped_message(0)
+    for position in range(len(body) + 1):
+        counter = SubscribeCounter(window=65536, stamped=2)
+        pieces = (body[:position], body[position:])
+        counter.feed(HEADERS + b"".join(DataFrame(1, piece).serialize() for piece in pieces))
+        assert (counter.messages, counter.stamps, counter.latency.total) == (3, 2, 2)
+    counter = SubscribeCounter(window=65536, stamped=2)
+    for byte in HEADERS + DataFrame(1, body).serialize():
+        counter.feed(bytes([byte]))
+    assert counter.stamps == 2
+
+
+def test_latency_counts_from_the_stamp(ends):
+    ours, theirs = ends
+    counter = SubscribeCounter(window=65536, stamped=1)
+    before = time.monotonic_ns()
+    theirs.sendall(HEADERS + DataFrame(1, LIVE + stamped_message(0, before - 5_000_000)).serialize())
+    counter.receive(ours.fileno(), 2, 10_000)
+    assert 5_000_000 <= counter.latency.max <= time.monotonic_ns() - before + 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (stamped_message(0) + stamped_message(0), "delivered twice"),
+        (stamped_message(2), "no publisher of this run"),
+        (b"\0\0\0\0\x05" + b"\x1a\x03abc", "no publisher of this run"),
+        (b"\0\0\0\0\x02" + b"\x1a\x7f", "cannot be decoded"),
+        (b"\0\x7f\xff\xff\xff" + b"x", "longer than anything"),
+    ],
+)
+def test_what_was_not_published_is_an_error(body, text):
+    counter = SubscribeCounter(window=65536, stamped=2)
+    with pytest.raises(ProtocolError, match=text):
+        counter.feed(HEADERS + DataFrame(1, body).serialize())

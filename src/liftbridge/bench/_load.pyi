@@ -1,4 +1,4 @@
-"""Types of the load generator's hot loop; what each thing does is documented in `_load.pyx`."""
+"""Types of the load generator's hot loops; what each thing does is documented in `_load*.pxi`."""
 
 from typing import Final
 
@@ -8,10 +8,33 @@ STREAM_ID: Final[int]
 
 class ProtocolError(Exception): ...
 
+class RefusedError(Exception):
+    kind: str
+    detail: bytes
+
 def process_cpu_ns(pid: int) -> int: ...
 
-class SubscribeCounter:
-    def __init__(self, *, window: int, max_frame: int = 16384) -> None: ...
+class Histogram:
+    @property
+    def total(self) -> int: ...
+    @property
+    def max(self) -> int: ...
+    def record(self, value: int) -> None: ...
+    def merge(self, other: Histogram) -> None: ...
+    def percentile(self, percent: float) -> int: ...
+    def buckets(self) -> list[tuple[int, int]]: ...
+
+class Acks:
+    @property
+    def sent(self) -> int: ...
+    @property
+    def acked(self) -> int: ...
+    @property
+    def offset_sum(self) -> int: ...
+    @property
+    def latency(self) -> Histogram: ...
+
+class GrpcReceiver:
     @property
     def messages(self) -> int: ...
     @property
@@ -29,4 +52,63 @@ class SubscribeCounter:
     @property
     def header_blocks(self) -> list[bytes]: ...
     def feed(self, data: Buffer) -> bytes: ...
+
+class SubscribeCounter(GrpcReceiver):
+    def __init__(self, *, window: int, max_frame: int = 16384, stamped: int = 0) -> None: ...
+    @property
+    def stamps(self) -> int: ...
+    @property
+    def latency(self) -> Histogram: ...
     def receive(self, fd: int, messages: int, timeout_ms: int) -> None: ...
+
+class Publisher:
+    @property
+    def acks(self) -> Acks: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def first_ns(self) -> int: ...
+    @property
+    def sent_ns(self) -> int: ...
+    @property
+    def end_ns(self) -> int: ...
+    @property
+    def cpu_ns(self) -> int: ...
+    def run(self, fd: int, silence_ms: int) -> None: ...
+    def feed(self, data: Buffer) -> bytes: ...
+
+class NatsPublisher(Publisher):
+    def __init__(
+        self,
+        template: bytes,
+        *,
+        messages: int,
+        window: int,
+        serial_at: int = -1,
+        stamp_at: int = -1,
+        acked: bool = True,
+        first_serial: int = 0,
+        interval_ns: float = 0,
+        phase_ns: int = 0,
+        acks: str = "envelope",
+    ) -> None: ...
+
+class GrpcPublisher(Publisher):
+    def __init__(
+        self,
+        template: bytes,
+        *,
+        messages: int,
+        window: int,
+        serial_at: int = -1,
+        stamp_at: int = -1,
+        acked: bool = True,
+        first_serial: int = 0,
+        interval_ns: float = 0,
+        phase_ns: int = 0,
+        receive_window: int,
+        max_frame: int = 16384,
+        headers: bytes = b"",
+    ) -> None: ...
+    @property
+    def header_blocks(self) -> list[bytes]: ...

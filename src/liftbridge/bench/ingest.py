@@ -45,12 +45,7 @@ FIGURES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this workload."""
     common.add_arguments(parser)
-    parser.add_argument(
-        "--sync",
-        choices=(*common.SYNC_POLICIES, "both"),
-        default="always",
-        help="sync policy of the server that is started (always); both: never, then always",
-    )
+    common.add_sync(parser)
     parser.add_argument(
         "--publishers",
         type=common.positive,
@@ -66,9 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(options: argparse.Namespace) -> list[Result]:
     """Run the workload; one result for each sync policy. Raises BenchError."""
-    policies = ["never", "always"] if options.sync == "both" and options.server is None else [options.sync]
     results = []
-    for policy in policies:
+    for policy in common.sync_policies(options):
         async with common.server_under_test(options, policy) as server:
             results.append(await _measure(options, server))
     return results

@@ -7,14 +7,13 @@ command line is wrong.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 
 import purerpc
 import trio
 
-from liftbridge.bench import ingest, machine, report, subscribe
+from liftbridge.bench import e2e, ingest, machine, mixed, output, publish, recover, report, subscribe
 from liftbridge.bench.errors import BenchError
 
 if sys.version_info < (3, 11):
@@ -33,10 +32,19 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True)
     for name, module, text in (
+        ("publish", publish, "messages with acks, synchronous or pipelined, over NATS or gRPC"),
         ("ingest", ingest, "plain NATS messages into one partition"),
-        ("subscribe", subscribe, "replay of a stream by a client that counts"),
+        ("subscribe", subscribe, "replay of a stream, or its tail, by clients that count"),
+        ("e2e", e2e, "latency from publish to delivery, at a rate"),
+        ("mixed", mixed, "publishers and subscribers at once"),
+        ("recover", recover, "start of a server that was killed"),
     ):
-        command = commands.add_parser(name, help=text, description=module.__doc__)
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         module.add_arguments(command)
         command.set_defaults(workload=module.run)
     return top
@@ -48,19 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Before the load: the load average, among others, is to be that of the others.
     described = machine.describe()
     try:
+        output.check(options)
         results = trio.run(_run, options.workload, options)
+        output.write(options, described, results)
     except (Exception, BaseExceptionGroup, KeyboardInterrupt) as error:
         reason, status = _reason(error)
         if reason is None:
             raise
         print(f"liftbridge-bench: {reason}", file=sys.stderr)
         return status
-    if options.json:
-        print(json.dumps(report.as_json(options.command, described, results), indent=2))
-    else:
-        print(report.header(options.command, described))
-        for result in results:
-            print("\n" + report.table(result))
     return _verdict(results)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TextIO
 
+PROGRESS_SECONDS = 0.1
 _WIDTH = 30
 
 

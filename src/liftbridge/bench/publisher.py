@@ -202,8 +202,13 @@ def _main() -> int:
     return 0
 
 
-def greet(connection: socket.socket, more: bytes = b"") -> int:
+def greet(connection: socket.socket, more: bytes = b"", *, headers: bool = False) -> int:
     """Do the NATS handshake, and wait until the server has taken `more` as well.
+
+    Args:
+        connection: a new connection.
+        more: what to send after CONNECT.
+        headers: whether to take messages with headers, such as the one that says that nobody listens.
 
     Returns:
         The largest payload that the server takes, in bytes.
@@ -214,7 +219,8 @@ def greet(connection: socket.socket, more: bytes = b"") -> int:
     info = _line(connection)
     if not info.startswith(b"INFO "):
         raise ConnectionError(f"this is no NATS server; it greets with {info[:80]!r}")
-    connection.sendall(b"CONNECT " + json.dumps(_CONNECT).encode() + b"\r\n" + more)
+    connect = _CONNECT | ({"headers": True, "no_responders": True} if headers else {})
+    connection.sendall(b"CONNECT " + json.dumps(connect).encode() + b"\r\n" + more)
     _ping(connection)
     return int(json.loads(info[5:])["max_payload"])
 

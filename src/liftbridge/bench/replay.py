@@ -1,4 +1,4 @@
-"""One replay of a stream over a raw HTTP/2 connection: asks, lets `_load` count, checks how it ended.
+"""One subscription over a raw HTTP/2 connection: asks, lets `_load` count, checks how it ended.
 
 The connection offers what a gRPC client offers, with the flow-control window as the one thing to choose: grpc
 libraries begin with HTTP/2's 64 KiB and grow it, so both ends of that range are of interest.
@@ -7,50 +7,35 @@ libraries begin with HTTP/2's 64 KiB and grow it, so both ends of that range are
 from __future__ import annotations
 
 import socket
-import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import trio
-from hpack import Decoder, Encoder, HPACKError
+from hpack import Decoder, HPACKError
 
-from liftbridge.bench._load import STREAM_ID, ProtocolError, SubscribeCounter
+from liftbridge import http2
+from liftbridge.bench import messages as encoded
+from liftbridge.bench._load import STREAM_ID, Histogram, ProtocolError, SubscribeCounter
 from liftbridge.bench.errors import BenchError
 from liftbridge.bench.sockets import receive_in_thread
+from liftbridge.bench.target import Received, Subscriber
 from liftbridge.proto import api_pb2
 
-HTTP2_WINDOW = 65535
-MAX_FRAME = 16384
+HTTP2_WINDOW = http2.DEFAULT_WINDOW
 SILENCE_MS = 30_000
 RESOURCE_EXHAUSTED = 8  # the gRPC status of a subscription that has reached its stop position
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_FRAME = struct.Struct(">HBBBL")
-_DATA, _HEADERS, _SETTINGS, _WINDOW_UPDATE = 0, 1, 4, 8
-_END_STREAM, _END_HEADERS = 0x1, 0x4
-_ENABLE_PUSH, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE = 2, 4, 5
 
+class Replay(Subscriber):
+    """A connection on which one subscription is about to run; with `stamped`, it measures latencies."""
 
-@dataclass(frozen=True)
-class Replayed:
-    """What a replay took: ns from request to last message, CPU ns of this end, and how it came."""
-
-    duration_ns: int
-    cpu_ns: int
-    data_bytes: int
-    data_frames: int
-
-
-class Replay:
-    """A connection on which one replay is about to run."""
-
-    def __init__(self, connection: socket.socket, authority: str, window: int) -> None:
+    def __init__(self, connection: socket.socket, authority: str, window: int, stamped: int = 0) -> None:
         self._connection = connection
         self._authority = authority
-        self._counter = SubscribeCounter(window=window, max_frame=MAX_FRAME)
-        connection.sendall(_opening(window))
+        self._counter = SubscribeCounter(window=window, max_frame=http2.DEFAULT_FRAME_SIZE, stamped=stamped)
+        self._stamped = stamped
+        connection.sendall(encoded.opening(window))
 
     @property
     def messages(self) -> int:
@@ -62,7 +47,12 @@ class Replay:
         """Whether the server has said that the subscription is live."""
         return self._counter.messages > 0
 
-    async def run(self, stream: str, messages: int) -> Replayed:
+    @property
+    def latency(self) -> Histogram:
+        """How long stamped messages took."""
+        return self._counter.latency
+
+    async def run(self, stream: str, messages: int) -> Received:
         """Replay a stream from its beginning to its end.
 
         Args:
@@ -77,12 +67,21 @@ class Replay:
         )
         return await self.subscribe(request, messages)
 
-    async def subscribe(self, request: api_pb2.SubscribeRequest, messages: int) -> Replayed:
+    async def subscribe(self, request: api_pb2.SubscribeRequest, messages: int) -> Received:
         """As `run`, for any subscription that reaches its stop position after so many messages."""
-        return await receive_in_thread(self._connection, lambda: self._receive(request, messages))
+        return await receive_in_thread(self._connection, lambda: self._receive(request, messages, ends=True))
 
-    def _receive(self, request: api_pb2.SubscribeRequest, messages: int) -> Replayed:
-        """The replay itself, in a thread of its own; it ends early when the socket is shut down."""
+    async def follow(self, stream: str, messages: int) -> Received:
+        """Receive the next `messages` messages that are published from now on, and leave.
+
+        Raises:
+            BenchError: fewer come, or one twice.
+        """
+        request = api_pb2.SubscribeRequest(stream=stream, startPosition=api_pb2.NEW_ONLY)
+        return await receive_in_thread(self._connection, lambda: self._receive(request, messages, ends=False))
+
+    def _receive(self, request: api_pb2.SubscribeRequest, messages: int, *, ends: bool) -> Received:
+        """The subscription itself, in a thread of its own; it ends early when the socket is shut down."""
         counter, expected = self._counter, messages + 1
         fd = self._connection.fileno()
         cpu = time.thread_time_ns()
@@ -92,11 +91,17 @@ class Replay:
             counter.receive(fd, expected, SILENCE_MS)
             end = time.monotonic_ns()
             cpu = time.thread_time_ns() - cpu
-            counter.receive(fd, expected + 1, SILENCE_MS)
+            if ends:
+                counter.receive(fd, expected + 1, SILENCE_MS)
         except (OSError, ProtocolError) as error:
             raise BenchError(f"the replay broke off after {self.messages} messages: {error}") from error
-        self._check_end(expected)
-        return Replayed(end - start, cpu, counter.data_bytes, counter.data_frames)
+        if ends or counter.messages < expected:
+            self._check_end(expected)
+        elif self._stamped and counter.stamps != messages:
+            raise BenchError(
+                f"{messages} messages were delivered, but {counter.stamps} of them are of this run"
+            )
+        return Received(start, end, cpu, counter.data_bytes, counter.data_frames)
 
     def _check_end(self, expected: int) -> None:
         counter = self._counter
@@ -110,12 +115,13 @@ class Replay:
 
 
 @asynccontextmanager
-async def connect(server: tuple[str, int], window: int) -> AsyncIterator[Replay]:
-    """Connect to a server for one replay.
+async def connect(server: tuple[str, int], window: int, *, stamped: int = 0) -> AsyncIterator[Replay]:
+    """Connect to a server for one subscription.
 
     Args:
         server: host and port of its gRPC API.
         window: flow-control window of connection and stream, in bytes.
+        stamped: how many messages there are whose values begin with a stamp; 0 for none.
 
     Raises:
         BenchError: it cannot be reached.
@@ -128,7 +134,7 @@ async def connect(server: tuple[str, int], window: int) -> AsyncIterator[Replay]
     with connection:
         connection.settimeout(None)  # the counter waits by itself, on a socket that blocks
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        yield Replay(connection, f"{host}:{port}", window)
+        yield Replay(connection, f"{host}:{port}", window, stamped)
 
 
 def grpc_status(header_blocks: list[bytes]) -> tuple[int | None, str]:
@@ -144,33 +150,10 @@ def grpc_status(header_blocks: list[bytes]) -> tuple[int | None, str]:
     return (int(status) if status.isdigit() else None), headers.get("grpc-message", "")
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return _FRAME.pack(len(payload) >> 8, len(payload) & 0xFF, kind, flags, stream) + payload
-
-
-def _opening(window: int) -> bytes:
-    """Preface and settings; beyond 65535 the connection's window has to be raised, it has no setting."""
-    settings = struct.pack(
-        ">HLHLHL", _ENABLE_PUSH, 0, _INITIAL_WINDOW_SIZE, window, _MAX_FRAME_SIZE, MAX_FRAME
-    )
-    opening = _PREFACE + _frame(_SETTINGS, 0, 0, settings)
-    if window > HTTP2_WINDOW:
-        opening += _frame(_WINDOW_UPDATE, 0, 0, struct.pack(">L", window - HTTP2_WINDOW))
-    return opening
-
-
 def _request(authority: str, request: api_pb2.SubscribeRequest) -> bytes:
-    headers = Encoder().encode(
-        [
-            (":method", "POST"),
-            (":scheme", "http"),
-            (":path", "/proto.API/Subscribe"),
-            (":authority", authority),
-            ("te", "trailers"),
-            ("content-type", "application/grpc+proto"),
-            ("user-agent", "liftbridge-bench"),
-        ]
-    )
     message = request.SerializeToString()
     body = b"\0" + len(message).to_bytes(4, "big") + message
-    return _frame(_HEADERS, _END_HEADERS, STREAM_ID, headers) + _frame(_DATA, _END_STREAM, STREAM_ID, body)
+    block = encoded.headers(authority, "Subscribe")
+    return http2.frame(http2.HEADERS, http2.END_HEADERS, STREAM_ID, block) + http2.frame(
+        http2.DATA, http2.END_STREAM, STREAM_ID, body
+    )

@@ -40,12 +40,14 @@ class Result:
         figures: which figures the runs have, in the order in which they are shown.
         runs: at least one.
         disk: what the disk did under these settings.
+        curves: (percentile, us) of each kind of latency, of all runs together.
     """
 
     settings: Settings
     figures: Sequence[Figure]
     runs: Sequence[Run]
     disk: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
 
     def summary(self, key: str) -> dict[str, float] | None:
         """Return median, min and max of one figure; None when a run does not know it."""
@@ -54,6 +56,48 @@ class Result:
         if len(known) < len(values):
             return None
         return {"median": statistics.median(known), "min": min(known), "max": max(known)}
+
+
+def ratios(results: Sequence[Result]) -> list[dict[str, object]]:
+    """Return how the first target compares with each other one, under each sync policy.
+
+    Each has `target`, `against`, `sync`, and `ratios`: by figure, its median divided by the other's.
+    """
+    return [
+        {
+            "target": first.settings["target"],
+            "against": other.settings["target"],
+            "sync": first.settings["sync"],
+            "ratios": _ratios(first, other),
+        }
+        for first in results
+        for other in results
+        if "target" in first.settings
+        and first.settings["target"] == results[0].settings["target"] != other.settings["target"]
+        and first.settings["sync"] == other.settings["sync"]
+    ]
+
+
+def _ratios(first: Result, other: Result) -> dict[str, float]:
+    """Median by median, of what both know."""
+    found = {}
+    for figure in first.figures:
+        ours, theirs = first.summary(figure.key), other.summary(figure.key)
+        if ours is not None and theirs is not None and theirs["median"]:
+            found[figure.key] = ours["median"] / theirs["median"]
+    return found
+
+
+def ratio_table(results: Sequence[Result]) -> str:
+    """Return the ratios as lines of text, empty without any."""
+    labels = {figure.key: figure.label for result in results for figure in result.figures}
+    lines = []
+    for compared in ratios(results):
+        lines.append("{target} / {against}, sync {sync}, medians".format(**compared))
+        found = compared["ratios"]
+        assert isinstance(found, dict)
+        lines += [f"  {labels[key]:<32}{ratio:>14,.3f}" for key, ratio in found.items()]
+    return "\n".join(lines)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -75,9 +119,13 @@ def as_json(command: str, machine: Mapping[str, str], results: Sequence[Result])
                 "disk": dict(result.disk),
                 "runs": [dict(run) for run in result.runs],
                 "summary": {figure.key: result.summary(figure.key) for figure in result.figures},
+                "latencies_us": {
+                    name: [list(point) for point in curve] for name, curve in result.curves.items()
+                },
             }
             for result in results
         ],
+        "ratios": ratios(results),
     }
 
 

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -83,31 +84,73 @@ async def own_server(sync: str, parent: Path) -> AsyncIterator[ServerUnderTest]:
         BenchError: it does not start, or ends during the block; the text has its last log lines.
     """
     with tempfile.TemporaryDirectory(prefix="liftbridge-bench-", dir=parent) as name:
-        directory = Path(name).resolve()
-        process = await trio.lowlevel.open_process(
-            command(directory, sync),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={key: value for key, value in os.environ.items() if not key.startswith("LIFTBRIDGE_")},
-            start_new_session=True,  # Ctrl-C is for us: the server is stopped after its load
-        )
-        try:
-            async with trio.open_nursery() as nursery:
-                log = _Log(process)
-                nursery.start_soon(log.read)
-                with trio.move_on_after(START_SECONDS):
-                    await log.serving.wait()
-                if not log.serving.is_set():
-                    raise BenchError(f"the server did not start within {START_SECONDS:.0f} s{log.tail()}")
-                assert log.grpc is not None and log.nats is not None
-                yield ServerUnderTest(log.grpc, log.nats, sync, process.pid, _nats_pid(directory), directory)
-                log.ending = True
-                await _stop(process)
-                nursery.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                await _stop(process)
+        async with run(Path(name).resolve(), sync) as life:
+            yield life.server
+
+
+class Life:
+    """A server of our own that is serving.
+
+    Attributes:
+        server: the server under test.
+        start_seconds: from the start of its process until it served clients.
+    """
+
+    def __init__(
+        self, process: trio.Process, log: _Log, server: ServerUnderTest, start_seconds: float
+    ) -> None:
+        self.server = server
+        self.start_seconds = start_seconds
+        self._process = process
+        self._log = log
+
+    async def kill(self) -> None:
+        """End it with SIGKILL: nothing is closed, nothing is flushed."""
+        self._log.ending = True
+        self._process.kill()
+        await self._process.wait()
+
+
+@asynccontextmanager
+async def run(directory: Path, sync: str, start_seconds: float = START_SECONDS) -> AsyncIterator[Life]:
+    """Run a server for the block on a directory, which may have the data of one that ran before.
+
+    Args:
+        directory: absolute; stays there.
+        sync: `streams.sync.policy`.
+        start_seconds: how long it may take until it serves clients.
+
+    Raises:
+        BenchError: it does not start, or ends during the block; the text has its last log lines.
+    """
+    started = time.monotonic()
+    process = await trio.lowlevel.open_process(
+        command(directory, sync),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={key: value for key, value in os.environ.items() if not key.startswith("LIFTBRIDGE_")},
+        start_new_session=True,  # Ctrl-C is for us: the server is stopped after its load
+    )
+    try:
+        async with trio.open_nursery() as nursery:
+            log = _Log(process)
+            nursery.start_soon(log.read)
+            with trio.move_on_after(start_seconds):
+                await log.serving.wait()
+            took = time.monotonic() - started
+            if not log.serving.is_set():
+                raise BenchError(f"the server did not start within {start_seconds:.0f} s{log.tail()}")
+            assert log.grpc is not None and log.nats is not None
+            nats_pid = _nats_pid(directory)
+            server = ServerUnderTest(log.grpc, log.nats, sync, process.pid, nats_pid, directory)
+            yield Life(process, log, server, took)
+            log.ending = True
+            await _stop(process)
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await _stop(process)
 
 
 def command(directory: Path, sync: str) -> list[str]:

@@ -25,15 +25,20 @@ class Streams:
     @asynccontextmanager
     async def temporary(self) -> AsyncIterator[str]:
         """Create a stream with one partition for the block. Yields its name, which is its subject as well."""
-        # Short, as every message carries stream and subject to the subscriber.
-        name = f"bench-{secrets.token_hex(4)}"
-        with trio.fail_after(CALL_SECONDS):
-            await self._api.CreateStream(api_pb2.CreateStreamRequest(name=name, subject=name, partitions=1))
+        name = await self.create()
         try:
             yield name
         finally:
             with trio.move_on_after(CALL_SECONDS, shield=True):
                 await self._api.DeleteStream(api_pb2.DeleteStreamRequest(name=name))
+
+    async def create(self) -> str:
+        """Create a stream with one partition; returns its name, which is its subject as well."""
+        # Short, as every message carries stream and subject to the subscriber.
+        name = f"bench-{secrets.token_hex(4)}"
+        with trio.fail_after(CALL_SECONDS):
+            await self._api.CreateStream(api_pb2.CreateStreamRequest(name=name, subject=name, partitions=1))
+        return name
 
     async def offsets(self, stream: str) -> tuple[int, int]:
         """Return high watermark and newest offset of a stream's only partition."""

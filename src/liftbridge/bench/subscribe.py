@@ -1,29 +1,33 @@
-"""`liftbridge-bench subscribe`: replay of a stream, first message to last, to a client that only counts.
+"""`liftbridge-bench subscribe`: a stream is read by clients that count, from its beginning or at its end.
 
-The stream is filled first, which is not measured; what is replayed is in the page cache then, as what is
-read soon after it was written is. The clock runs from the request until the last message has been received.
+*Replay*, first message to last: the stream is filled first, which is not measured; what is replayed is in the
+page cache then, as what is read soon after it was written is. The clock runs from the first request until the
+last message has been received by all.
+
+*Tail* (`--tail`): the subscribers are at the end, and publishers publish. The clock runs from the first
+message until all have received all; what the publishers cost the server is in its CPU time.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
-from liftbridge.bench import common, replay, streams
+from liftbridge.bench import common, delivery, publish, replay, rounds
 from liftbridge.bench.cpu import CpuMeter
-from liftbridge.bench.errors import BenchError
-from liftbridge.bench.ingest import fill
-from liftbridge.bench.progress import Progress
-from liftbridge.bench.report import Figure, Result, Run
-from liftbridge.bench.server import ServerUnderTest
+from liftbridge.bench.progress import PROGRESS_SECONDS, Progress
+from liftbridge.bench.report import Figure, Result
+from liftbridge.bench.target import Load, Received, Subscriber, Target
 
 # Large enough that the server never waits for it on one machine.
 DEFAULT_WINDOW = 16 << 20
-PROGRESS_SECONDS = 0.1
+FILL_WINDOW = 8192
 
 FIGURES = (
-    Figure("messages_per_second", "messages/s"),
+    Figure("messages_per_second", "messages/s, all subscribers"),
     Figure("megabytes_per_second", "MB/s of payload", 1),
     Figure("server_cpu_us_per_message", "server CPU us/message", 3),
     Figure("generator_cpu_us_per_message", "subscriber CPU us/message", 3),
@@ -36,8 +40,26 @@ FIGURES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this workload."""
     common.add_arguments(parser)
+    parser.set_defaults(sync="never")
+    parser.add_argument("--tail", action="store_true", help="follow the stream while publishers publish")
     parser.add_argument(
-        "--window",
+        "--publishers", type=common.positive, default=1, help="with --tail: connections that publish (1)"
+    )
+    add_subscriber_arguments(parser, "--window")
+
+
+def add_subscriber_arguments(
+    parser: argparse.ArgumentParser, window: str = "--flow-control-window", subscribers: int = 1
+) -> None:
+    """Add the options that say who subscribes."""
+    parser.add_argument(
+        "--subscribers",
+        type=common.positive,
+        default=subscribers,
+        help=f"connections with a subscription each ({subscribers})",
+    )
+    parser.add_argument(
+        window,
         type=_window,
         default=DEFAULT_WINDOW,
         help=f"HTTP/2 flow-control window in bytes ({DEFAULT_WINDOW}; {replay.HTTP2_WINDOW} is HTTP/2's own)",
@@ -45,56 +67,83 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(options: argparse.Namespace) -> list[Result]:
-    """Run the workload; one result. Raises BenchError."""
-    async with common.server_under_test(options, "never") as server:
-        disk = await common.disk_speed(server)
-        async with streams.connect(server) as api:
-            async with api.temporary() as stream:
-                filled = await fill(api, server, stream, options.messages, options.size, "filling the stream")
-                if filled["lost"]:
-                    raise BenchError(f"{filled['lost']} messages were lost while the stream was filled")
-                await _run_once(server, stream, options, "warm-up")
-                runs = [
-                    await _run_once(server, stream, options, f"replay {number + 1} of {options.repeat}")
-                    for number in range(options.repeat)
-                ]
+    """Run the workload; one result for each target. Raises BenchError."""
+    load = Load(options.messages, options.size, publishers=options.publishers, window=FILL_WINDOW)
     settings = {
-        "sync": server.sync,
         "messages": options.messages,
         "size": options.size,
-        "subscribers": 1,
+        "subscribers": options.subscribers,
         "partitions": 1,
         "window": options.window,
     }
-    return [Result(settings, FIGURES, runs, disk)]
 
-
-async def _run_once(server: ServerUnderTest, stream: str, options: argparse.Namespace, label: str) -> Run:
-    messages = options.messages
-    async with replay.connect(server.grpc, options.window) as connection:
-        cpu = CpuMeter(server.pids)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_show, connection, messages, label)
-            replayed = await connection.run(stream, messages)
+    async def replayed(target: Target, stream: str, label: str, warm_up: bool) -> rounds.Measured:
+        async with AsyncExitStack() as stack:
+            subscribers = [
+                await stack.enter_async_context(target.subscriber(options.window))
+                for _ in range(options.subscribers)
+            ]
+            cpu = CpuMeter(target.server.pids)
+            received = await _replay(subscribers, stream, options.messages, label)
             used = cpu.used()["server"]
-            nursery.cancel_scope.cancel()
-    seconds = replayed.duration_ns / 1e9
-    return {
-        "messages_per_second": messages / seconds,
-        "megabytes_per_second": messages * options.size / seconds / 1e6,
-        "server_cpu_us_per_message": None if used is None else used * 1e6 / messages,
-        "generator_cpu_us_per_message": replayed.cpu_ns / 1e3 / messages,
-        "seconds": seconds,
-        "wire_bytes_per_message": replayed.data_bytes / messages,
-        "bytes_per_data_frame": replayed.data_bytes / replayed.data_frames,
-    }
+        seconds = (max(one.end_ns for one in received) - min(one.begin_ns for one in received)) / 1e9
+        return _measured(options, received, seconds, used)
+
+    async def followed(target: Target, _: None, label: str, warm_up: bool) -> rounds.Measured:
+        this = load.only(load.messages // publish.WARM_UP_SHARE) if warm_up else load
+        done = await delivery.deliver(target, this, options.subscribers, options.window, label)
+        return _measured(options, done.received, done.seconds, done.used["server"])
+
+    @asynccontextmanager
+    async def filled(target: Target) -> AsyncIterator[str]:
+        async with target.stream() as stream:
+            await publish.store(target, stream, load, f"filling the stream, {target.name}")
+            yield stream
+
+    if options.tail:
+        settings |= {"tail": True, "publishers": options.publishers}
+        return await rounds.measure(options, FIGURES, settings, followed, rounds.nothing)
+    return await rounds.measure(options, FIGURES, settings, replayed, filled)
 
 
-async def _show(connection: replay.Replay, messages: int, label: str) -> None:
-    with Progress(messages, label) as bar:
+async def _replay(subscribers: list[Subscriber], stream: str, messages: int, label: str) -> list[Received]:
+    received: list[Received] = []
+
+    async def one(subscriber: Subscriber) -> None:
+        received.append(await subscriber.run(stream, messages))
+
+    async with trio.open_nursery() as watching:
+        watching.start_soon(_show, subscribers, messages, label)
+        async with trio.open_nursery() as nursery:
+            for subscriber in subscribers:
+                nursery.start_soon(one, subscriber)
+        watching.cancel_scope.cancel()
+    return received
+
+
+async def _show(subscribers: list[Subscriber], messages: int, label: str) -> None:
+    with Progress(messages * len(subscribers), label) as bar:
         while True:
-            bar.update(connection.messages)
+            bar.update(sum(subscriber.messages for subscriber in subscribers))
             await trio.sleep(PROGRESS_SECONDS)
+
+
+def _measured(
+    options: argparse.Namespace, received: list[Received], seconds: float, used: float | None
+) -> rounds.Measured:
+    count = options.messages * options.subscribers
+    data_bytes = sum(one.data_bytes for one in received)
+    return rounds.Measured(
+        {
+            "messages_per_second": count / seconds,
+            "megabytes_per_second": count * options.size / seconds / 1e6,
+            "server_cpu_us_per_message": None if used is None else used * 1e6 / count,
+            "generator_cpu_us_per_message": sum(one.cpu_ns for one in received) / 1e3 / count,
+            "seconds": seconds,
+            "wire_bytes_per_message": data_bytes / count,
+            "bytes_per_data_frame": data_bytes / sum(one.data_frames for one in received),
+        }
+    )
 
 
 def _window(text: str) -> int:
