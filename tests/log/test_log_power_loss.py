@@ -212,21 +212,27 @@ def test_what_a_truncation_leaves_is_on_disk_before_the_log_goes_on(machine, scr
 
 
 @pytest.mark.parametrize("order", Order, ids=lambda order: order.value)
-def test_a_truncation_that_was_killed_is_finished_for_good(machine, scratch, order):
-    """What it has removed, though not durably, does not come back after the next start."""
-    script = [("open", 0), *[("append", 9)] * 4, ("open", 0), ("truncate", 20)]
+@pytest.mark.parametrize(
+    ("step", "options"),
+    [(("truncate", 20), ONE_SEGMENT), (("retain", 0), OPTIONS)],
+    ids=["truncation", "retention"],
+)
+def test_removing_that_was_killed_is_finished_for_good(machine, scratch, order, step, options):
+    """What it has removed, though not durably, does not come back after the next start; nor is more lost."""
+    script = [("open", 0), *[("append", 9)] * 6, ("open", 0), step]
     calls = [
-        machine.run("script", empty(scratch / name), plan(CHANGES), script=part, options=ONE_SEGMENT).answer[
+        machine.run("script", empty(scratch / name), plan(CHANGES), script=part, options=options).answer[
             "calls"
         ]
         for name, part in (("before", script[:-1]), ("all", script))
     ]
+    assert calls[1] > calls[0]
     for at in range(calls[0] + 1, calls[1] + 1):
-        run = new_run(machine, scratch / f"run{at}", ONE_SEGMENT)
+        run = new_run(machine, scratch / f"run{at}", options)
         for _ in run.go(script, plan(CHANGES, at, Action.KILL_AFTER)):
             pass
         for event in run.go([("open", 0)]):
-            for seed in range(3):
+            for seed in range(16):
                 with case(f"call {at}, event {event}, seed {seed}"):
                     run.after_power_loss(f"{at} {event} {seed}", order, scratch / "left").check()
 

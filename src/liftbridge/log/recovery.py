@@ -261,7 +261,10 @@ class _Recovery:
         start = self.noted_start = read_start(self.directory)
         if start is None:
             return paths
-        while len(paths) > 1 and int(paths[1].stem) <= start:  # retention was interrupted
+        if len(paths) > 1 and int(paths[1].stem) <= start:  # retention was interrupted
+            # Perhaps before the note was durable: without it, what is removed here would be missed.
+            sync_directory(self.directory)
+        while len(paths) > 1 and int(paths[1].stem) <= start:
             self._remove(paths.pop(0))
             sync_directory(self.directory)
         if not paths and not self.witnesses:

@@ -79,6 +79,14 @@ SYNCING = (
         log_tests("power_loss.py::test_a_restart_after_a_failed_sync"),
     ),
     Bug(
+        "removals-before-their-note",
+        "a start finishes what retention began before the note of the new beginning is durable",
+        "log/recovery.py",
+        "would be missed.\n            sync_directory(self.directory)\n",
+        "would be missed.\n            pass\n",
+        log_tests("power_loss.py::test_removing_that_was_killed_is_finished_for_good"),
+    ),
+    Bug(
         "request-forgotten",
         "a sync that was asked for is forgotten when its flush is cancelled",
         "log/flusher.py",
