@@ -97,7 +97,6 @@ cdef class AckQueue:
         cdef size_t end = self.base
         cdef size_t local = 0  # bytes of acks that `router` gets
         cdef size_t first = self.head
-        cdef size_t i
         cdef AckEntry* entry
         cdef object released
         while self.head < self.count:

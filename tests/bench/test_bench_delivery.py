@@ -82,9 +82,18 @@ def test_recover_needs_a_server_that_it_may_kill(tmp_path):
     assert "takes no --server" in err
 
 
-@pytest.mark.parametrize("command", ["e2e", "mixed", "recover"])
-def test_a_server_that_dies_is_the_reason(tmp_path, command):
-    arguments = [command, "--messages", 2_000_000, "--repeat", 1]
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["e2e", "--messages", 2_000_000],
+        ["mixed", "--messages", 2_000_000],
+        ["recover", "--messages", 2_000_000],
+        ["publish", "--messages", 5_000_000, "--sync", "never"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_server_that_dies_is_the_reason(tmp_path, arguments):
+    arguments = [*arguments, "--repeat", 1]
     with start(*arguments, cwd=tmp_path) as process:
         os.kill(server_of(process.pid), signal.SIGKILL)
         _, err = process.communicate(timeout=60)

@@ -4,13 +4,11 @@ import argparse
 import csv
 import io
 import json
-import os
-import signal
 import sys
 
 import pytest
 from harness import Server
-from test_bench_commands import bench, server_of, start
+from test_bench_commands import bench
 from test_bench_delivery import leaves
 
 from liftbridge.bench import publishing
@@ -116,17 +114,6 @@ def test_a_plot_without_matplotlib_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setattr("liftbridge.bench.plot.importlib.util.find_spec", lambda name: None)
     assert main(["publish", "--plot", "runs.png"]) == 1
     assert "pip install 'liftbridge[bench]'" in capsys.readouterr().err
-
-
-def test_a_server_that_dies_is_the_reason(tmp_path):
-    arguments = ["publish", "--messages", 5_000_000, "--sync", "never", "--repeat", 1]
-    with start(*arguments, cwd=tmp_path) as process:
-        os.kill(server_of(process.pid), signal.SIGKILL)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "the server ended by itself with status -9" in err
-    assert "Traceback" not in err
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_negative_ack_is_the_reason(tmp_path):

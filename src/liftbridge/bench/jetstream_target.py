@@ -23,12 +23,11 @@ from typing import Any
 import trio
 
 from liftbridge.bench import common, messages
-from liftbridge.bench._load import NatsPublisher
 from liftbridge.bench.errors import BenchError
 from liftbridge.bench.publisher import greet
 from liftbridge.bench.server import ServerUnderTest, address
 from liftbridge.bench.sockets import connect
-from liftbridge.bench.target import Load, Publisher, Share, Subscriber, Target
+from liftbridge.bench.target import Load, Publisher, Share, Subscriber, Target, nats_publisher
 from liftbridge.nats.embedded import (
     MAX_PENDING_BYTES,
     WRITE_DEADLINE_SECONDS,
@@ -72,23 +71,14 @@ class JetStreamTarget(Target):
         inbox = f"_INBOX.{secrets.token_hex(8)}"
         value = messages.value(load.size, stamped=load.stamped)
         template = messages.plain(stream, inbox, value, load.policy)
-        connection = connect(self.server.nats)
-        try:
-            limit = greet(connection, f"SUB {inbox}.* 1\r\n".encode(), headers=True)
-            common.check_fits(len(value), limit)
-        except BaseException:
-            connection.close()
-            raise
-        return connection, NatsPublisher(
-            template.data,
-            messages=share.messages,
-            window=load.window,
-            serial_at=template.serial_at,
-            stamp_at=template.stamp_at,
-            acked=load.policy != "none",
-            first_serial=share.first_serial,
-            interval_ns=share.interval_ns,
-            phase_ns=share.phase_ns,
+        return nats_publisher(
+            self.server.nats,
+            template,
+            load,
+            share,
+            size=len(value),
+            inbox=f"{inbox}.*",
+            headers=True,
             acks="json",
         )
 

@@ -10,11 +10,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from liftbridge import http2
 from liftbridge.bench import common, messages, replay, streams
-from liftbridge.bench._load import STREAM_ID, GrpcPublisher, NatsPublisher
-from liftbridge.bench.publisher import greet
+from liftbridge.bench._load import STREAM_ID, GrpcPublisher
 from liftbridge.bench.server import ServerUnderTest
 from liftbridge.bench.sockets import connect
-from liftbridge.bench.target import Load, Publisher, Share, Subscriber, Target
+from liftbridge.bench.target import Load, Publisher, Share, Subscriber, Target, nats_publisher
 
 # Responses are small: more than the server may have to say at once.
 RECEIVE_WINDOW = 16 << 20
@@ -55,24 +54,7 @@ class LiftbridgeTarget(Target):
     ) -> tuple[socket.socket, Publisher]:
         inbox = f"_INBOX.{secrets.token_hex(8)}"
         template = messages.envelope(stream, inbox, value, load.policy)
-        connection = connect(self.server.nats)
-        try:
-            limit = greet(connection, f"SUB {inbox} 1\r\n".encode())
-            common.check_fits(len(template.data), limit)
-        except BaseException:
-            connection.close()
-            raise
-        return connection, NatsPublisher(
-            template.data,
-            messages=share.messages,
-            window=load.window,
-            serial_at=template.serial_at,
-            stamp_at=template.stamp_at,
-            acked=load.acked,
-            first_serial=share.first_serial,
-            interval_ns=share.interval_ns,
-            phase_ns=share.phase_ns,
-        )
+        return nats_publisher(self.server.nats, template, load, share, size=len(template.data), inbox=inbox)
 
     def _grpc_publisher(
         self, stream: str, load: Load, share: Share, value: bytes

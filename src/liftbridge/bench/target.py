@@ -12,8 +12,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from liftbridge.bench import common
 from liftbridge.bench._load import GrpcPublisher, Histogram, NatsPublisher
+from liftbridge.bench.messages import Template
+from liftbridge.bench.publisher import greet
 from liftbridge.bench.server import ServerUnderTest
+from liftbridge.bench.sockets import connect
 
 Publisher: TypeAlias = NatsPublisher | GrpcPublisher
 
@@ -168,3 +172,49 @@ class Target(abc.ABC):
         Raises:
             BenchError: the server cannot be reached.
         """
+
+
+def nats_publisher(
+    address: tuple[str, int],
+    template: Template,
+    load: Load,
+    share: Share,
+    *,
+    size: int,
+    inbox: str,
+    headers: bool = False,
+    acks: str = "envelope",
+) -> tuple[socket.socket, NatsPublisher]:
+    """Connect a publisher to a NATS server, which blocks for a moment.
+
+    Args:
+        address: of the NATS server.
+        template: what it sends for each message.
+        size: bytes that count against the server's limit.
+        inbox: where acks come; it is subscribed to.
+        headers: whether it sends NATS headers.
+        acks: what an ack looks like, "envelope" or "json".
+
+    Raises:
+        BenchError: the server refuses.
+        OSError: the server cannot be reached.
+    """
+    connection = connect(address)
+    try:
+        limit = greet(connection, f"SUB {inbox} 1\r\n".encode(), headers=headers)
+        common.check_fits(size, limit)
+    except BaseException:
+        connection.close()
+        raise
+    return connection, NatsPublisher(
+        template.data,
+        messages=share.messages,
+        window=load.window,
+        serial_at=template.serial_at,
+        stamp_at=template.stamp_at,
+        acked=load.policy != "none",
+        first_serial=share.first_serial,
+        interval_ns=share.interval_ns,
+        phase_ns=share.phase_ns,
+        acks=acks,
+    )

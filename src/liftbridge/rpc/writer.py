@@ -54,14 +54,14 @@ class Writer:
 
     def write(self, frames: bytes) -> None:
         """Append complete frames to what is sent."""
-        self._out.append(frames)
-        self._count(len(frames))
-        if not self._turn.later(self._at_once):
-            self._due.unpark()
+        self._append(self._out, frames)
 
     def write_urgent(self, frames: bytes) -> None:
         """Send complete frames ahead of what is waiting."""
-        self._urgent.append(frames)
+        self._append(self._urgent, frames)
+
+    def _append(self, queue: list[bytes], frames: bytes) -> None:
+        queue.append(frames)
         self._count(len(frames))
         if not self._turn.later(self._at_once):
             self._due.unpark()
