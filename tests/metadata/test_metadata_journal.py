@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from journals import CLUSTER, NODE, append, entry, filled, numbered, read, snapshot, state_of
+from journals import CLUSTER, NODE, append, filled, numbered, read, snapshot, state_of
 
 from liftbridge.broker.journal import KEPT_JOURNALS, Journal, JournalDamagedError, JournalError
 

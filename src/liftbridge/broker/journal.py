@@ -1,10 +1,11 @@
 """The metadata journal: the log, the term and the vote of this server's node in the consensus, on its disk.
 
-What is in the files is told in `journal_format.py`, and how they are read after a crash in `journal_recovery.py`.
+What is in the files is told in `journal_format.py`, and how they are read after a crash in
+`journal_recovery.py`.
 
-Both kinds of file come into being by renaming a synced file, so a header is never half written, and the record
-a journal begins with, hard state and entries behind its base, is there as soon as the file is. A snapshot is
-taken by beginning a new journal, then storing the snapshot of that index, then deleting what is older than
+Both kinds of file come into being by renaming a synced file, so a header is never half written, and the
+record a journal begins with, hard state and entries behind its base, is there as soon as the file is. A
+snapshot is taken by beginning a new journal, then storing the snapshot of that index, then deleting what is older than
 the snapshot before it: two snapshots are kept with the journals since the older one, so one damaged snapshot
 costs nothing. Older journals are kept while somebody has yet to read them (`keep_after`). A snapshot without
 the journal of the same index is one whose journal was lost.
@@ -45,7 +46,6 @@ from liftbridge.broker.journal_format import (
     ITEM_BYTES,
     JOURNAL,
     MAX_PAYLOAD_BYTES,
-    SECTOR,
     SNAPSHOT,
     JournalDamagedError,
     JournalError,
@@ -245,8 +245,8 @@ class Journal:
     def install(self, snapshot: Snapshot) -> None:
         """Make a state that the leader sent the beginning of the log.
 
-        What the log has behind it stays when it has the entry that the snapshot ends with; otherwise the log is
-        empty then. Raises JournalError; the log is as it was then, unless `failed` is set.
+        What the log has behind it stays when it has the entry that the snapshot ends with; otherwise the log
+        is empty then. Raises JournalError; the log is as it was then, unless `failed` is set.
         """
         index = snapshot.meta.index
         assert index > self._base, (index, self._base)

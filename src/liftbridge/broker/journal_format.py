@@ -5,8 +5,8 @@ Files of `<data.dir>/metadata/`, integers little endian:
     journal-<20 digits>    header, then records; the digits are the index of the entry before its first
         header: magic, version u32, cluster UUID 16 bytes, node id u64, base index u64, base term u64, CRC-32C
                 u32 of these
-        record: magic u32, payload length u32, sequence u64 (of the record in its file, from 1), CRC-32C u32 of
-                these, CRC-32C u32 of these and of the payload; then the payload
+        record: magic u32, payload length u32, sequence u64 (of the record in its file, from 1), CRC-32C u32
+                of these, CRC-32C u32 of these and of the payload; then the payload
         payload: items, each kind u8, term u64, index u64, length u32, and as many bytes
             an entry of the log: its kind, term and index, its data
             HARD_STATE: the term that the node is in, no index; its vote as u64, or nothing
@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from liftbridge._log import crc32c
-from liftbridge.raft import Entry, EntryKind, HardState, Members, SnapshotMeta, decode_members, encode_members
+from liftbridge.raft import Entry, EntryKind, HardState, SnapshotMeta, decode_members, encode_members
 
 VERSION = 2
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
@@ -210,8 +210,8 @@ def decode_items(payload: bytes) -> Iterator[HardState | Entry]:
             yield Entry(index, term, _KINDS[number], data)
         else:
             raise ValueError(
-                f"it holds an item of kind {number}, which this version does not know; start the version that "
-                "wrote it, or a newer one"
+                f"it holds an item of kind {number}, which this version does not know; start the version "
+                "that wrote it, or a newer one"
             )
 
 

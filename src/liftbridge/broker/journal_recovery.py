@@ -1,9 +1,9 @@
 """What a directory of journal files holds, after any end of the process that wrote them.
 
-The newest good snapshot, and the journals from the one of the same index on. In a journal each entry follows the one before it, or
-takes the place of entries that were there: a record whose first entry has an index that is there already means that this
-entry and all behind it were truncated. So nothing that was written is ever changed, and truncating needs no
-system call of its own. The newest hard state counts.
+The newest good snapshot, and the journals from the one of the same index on. In a journal each entry follows
+the one before it, or takes the place of entries that were there: a record whose first entry has an index that
+is there already means that this entry and all behind it were truncated. So nothing that was written is ever
+changed, and truncating needs no system call of its own. The newest hard state counts.
 
 Invariants:
 - A crash can leave one unfinished record at the end of the newest journal. It is told from damage by what it
@@ -177,7 +177,8 @@ class Recovery:
         if not newest or (first is not None and len(data) > SECTOR + record_bytes(first)):
             raise JournalError(
                 f"{path} follows a snapshot that is not there, and what is before it ends with entry "
-                f"{self.last_index} of term {self.term_at(self.last_index)}; restore the directory from a copy"
+                f"{self.last_index} of term {self.term_at(self.last_index)}; restore the directory from a "
+                "copy"
             )
         logger.warning("%s: begun for a snapshot that never arrived whole; removed", path)
         path.unlink()
