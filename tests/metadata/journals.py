@@ -5,12 +5,12 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
-from liftbridge.broker.journal import Journal, Snapshot, read_entries
-from liftbridge.raft import Entry, EntryKind, Members, SnapshotMeta
+from liftbridge.broker.journal import Journal, read_entries
+from liftbridge.raft import Entry, EntryKind, Members, Snapshot, SnapshotMeta
 
 CLUSTER = uuid.UUID(int=7)
 NODE = 77
-MEMBERS = Members(voters=frozenset({NODE}), learners=frozenset(), index=1)
+MEMBERS = Members(voters=frozenset({NODE}), learners=frozenset())
 
 
 def entry(index: int, data: bytes | None = None, term: int = 1) -> Entry:

@@ -5,7 +5,8 @@ What is in the files is told in `journal_format.py`, and how they are read after
 
 Both kinds of file come into being by renaming a synced file, so a header is never half written, and the
 record a journal begins with, hard state and entries behind its base, is there as soon as the file is. A
-snapshot is taken by beginning a new journal, then storing the snapshot of that index, then deleting what is older than
+snapshot is taken by beginning a new journal, then storing the snapshot of that index, then deleting what is
+older than
 the snapshot before it: two snapshots are kept with the journals since the older one, so one damaged snapshot
 costs nothing. Older journals are kept while somebody has yet to read them (`keep_after`). A snapshot without
 the journal of the same index is one whose journal was lost.
@@ -50,15 +51,15 @@ from liftbridge.broker.journal_format import (
     JournalDamagedError,
     JournalError,
     JournalHeader,
-    Snapshot,
     encode_items,
     encode_record,
+    encode_snapshot,
     journal_path,
     listed,
     snapshot_path,
 )
 from liftbridge.broker.journal_recovery import Recovery, read_entries
-from liftbridge.raft import Entry, HardState, SnapshotMeta
+from liftbridge.raft import Entry, HardState, Snapshot, SnapshotMeta
 
 __all__ = [
     "KEPT_JOURNALS",
@@ -67,7 +68,6 @@ __all__ = [
     "JournalDamagedError",
     "JournalError",
     "Recovered",
-    "Snapshot",
     "read_entries",
 ]
 
@@ -273,7 +273,7 @@ class Journal:
         try:
             replace_file(
                 snapshot_path(self.directory, index),
-                snapshot.encode(self.cluster_id),
+                encode_snapshot(snapshot, self.cluster_id),
                 lambda step: self._hook(f"snapshot {step}"),
             )
         except OSError as error:

@@ -32,7 +32,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from liftbridge._log import crc32c
-from liftbridge.raft import Entry, EntryKind, HardState, SnapshotMeta, decode_members, encode_members
+from liftbridge.raft import (
+    Entry,
+    EntryKind,
+    HardState,
+    MembersError,
+    Snapshot,
+    SnapshotMeta,
+    decode_members,
+    encode_members,
+)
 
 VERSION = 2
 MAX_PAYLOAD_BYTES = 64 * 1024 * 1024
@@ -118,46 +127,38 @@ class JournalHeader:
         return cls(uuid.UUID(bytes=cluster), node_id, base, base_term)
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The whole state after an entry.
+def encode_snapshot(snapshot: Snapshot, cluster_id: uuid.UUID) -> bytes:
+    """The file of a snapshot."""
+    meta = snapshot.meta
+    members = encode_members(meta.members)
+    header = _SNAPSHOT_HEADER.pack(
+        _SNAPSHOT_MAGIC,
+        VERSION,
+        cluster_id.bytes,
+        meta.index,
+        meta.term,
+        len(members),
+        len(snapshot.state),
+    )
+    crc = crc32c(snapshot.state, crc32c(members, crc32c(header)))
+    return b"".join((header, _CRC.pack(crc), members, snapshot.state))
 
-    Attributes:
-        meta: which entry, and who the members are.
-        state: of the state machine.
-    """
 
-    meta: SnapshotMeta
-    state: bytes
-
-    def encode(self, cluster_id: uuid.UUID) -> bytes:
-        """The file."""
-        members = encode_members(self.meta.members)
-        header = _SNAPSHOT_HEADER.pack(
-            _SNAPSHOT_MAGIC,
-            VERSION,
-            cluster_id.bytes,
-            self.meta.index,
-            self.meta.term,
-            len(members),
-            len(self.state),
-        )
-        crc = crc32c(self.state, crc32c(members, crc32c(header)))
-        return b"".join((header, _CRC.pack(crc), members, self.state))
-
-    @classmethod
-    def decode(cls, path: Path, data: bytes, index: int) -> tuple[Snapshot, uuid.UUID]:
-        """The snapshot of that index with those contents, and the cluster that it is of."""
-        size = _SNAPSHOT_HEADER.size
-        _check_version(path, data, _SNAPSHOT_MAGIC, "a snapshot", size + _CRC.size)
-        _, _, cluster, stored_index, term, members_bytes, state_bytes = _SNAPSHOT_HEADER.unpack_from(data)
-        body = data[size + _CRC.size :]
-        if crc32c(body, crc32c(data[:size])) != _CRC.unpack_from(data, size)[0]:
-            raise JournalDamagedError(path, 0, "its checksum is wrong")
-        if (stored_index, members_bytes + state_bytes) != (index, len(body)):
-            raise JournalDamagedError(path, 0, f"it is the snapshot of index {stored_index}")
+def decode_snapshot(path: Path, data: bytes, index: int) -> tuple[Snapshot, uuid.UUID]:
+    """The snapshot of that index with those contents, and the cluster that it is of."""
+    size = _SNAPSHOT_HEADER.size
+    _check_version(path, data, _SNAPSHOT_MAGIC, "a snapshot", size + _CRC.size)
+    _, _, cluster, stored_index, term, members_bytes, state_bytes = _SNAPSHOT_HEADER.unpack_from(data)
+    body = data[size + _CRC.size :]
+    if crc32c(body, crc32c(data[:size])) != _CRC.unpack_from(data, size)[0]:
+        raise JournalDamagedError(path, 0, "its checksum is wrong")
+    if (stored_index, members_bytes + state_bytes) != (index, len(body)):
+        raise JournalDamagedError(path, 0, f"it is the snapshot of index {stored_index}")
+    try:
         members = decode_members(body[:members_bytes])
-        return cls(SnapshotMeta(index, term, members), body[members_bytes:]), uuid.UUID(bytes=cluster)
+    except MembersError as error:
+        raise JournalDamagedError(path, 0, str(error)) from error
+    return Snapshot(SnapshotMeta(index, term, members), body[members_bytes:]), uuid.UUID(bytes=cluster)
 
 
 def journal_path(directory: Path, base: int) -> Path:

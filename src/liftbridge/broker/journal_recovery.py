@@ -30,14 +30,14 @@ from liftbridge.broker.journal_format import (
     JournalDamagedError,
     JournalError,
     JournalHeader,
-    Snapshot,
     decode_items,
+    decode_snapshot,
     is_unfinished,
     listed,
     parse_record,
     record_bytes,
 )
-from liftbridge.raft import Entry, HardState
+from liftbridge.raft import Entry, HardState, Snapshot
 
 logger = logging.getLogger("liftbridge.metadata")
 
@@ -108,7 +108,7 @@ class Recovery:
         damaged: JournalDamagedError | None = None
         for index, path in reversed(listed(self.directory, SNAPSHOT).items()):
             try:
-                snapshot, cluster_id = Snapshot.decode(path, path.read_bytes(), index)
+                snapshot, cluster_id = decode_snapshot(path, path.read_bytes(), index)
             except JournalDamagedError as error:  # noqa: PERF203 (two snapshots at most)
                 logger.warning("%s; trying what is older", error)
                 damaged = damaged or error
