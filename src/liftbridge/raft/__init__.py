@@ -1,4 +1,4 @@
-"""Consensus on metadata: an own Raft, pure. Who uses it stores, sends and applies what it says (`core.py`)."""
+"""Consensus on metadata: an own Raft, pure. Its caller stores, sends and applies what it says."""
 
 from __future__ import annotations
 

@@ -141,7 +141,8 @@ class Raft:
 
     @property
     def leads_durably(self) -> bool:
-        """Whether it leads and has committed an entry of its term: all that was ever committed is in its log, and
+        """Whether it leads and has committed an entry of its term: all that was ever committed is in its log,
+        and
         what it knows to be committed is that."""
         return self._lead is not None and self._lead.established
 
@@ -538,7 +539,7 @@ class Raft:
         )
 
     def _on_removed(self, message: Removed) -> None:
-        """A leader that knows newer members than this node says that it is none. Who has never been one waits."""
+        """A leader that knows newer members than this node says that it is none. Who was never one waits."""
         known = self.log.members
         self.removed = self.removed or (self.node_id in known.all and message.index > self.log.members_index)
 

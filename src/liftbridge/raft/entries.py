@@ -77,7 +77,7 @@ class Log:
         return self.base_index + 1 + at
 
     def last_at_most(self, term: int, index: int) -> int:
-        """The greatest index not above `index` whose entry is not of a later term; the base when there is none."""
+        """The greatest index not above `index` whose entry is of no later term, or the base."""
         index = min(index, self.last_index)
         while index > self.base_index:
             found = self._entries[index - self.base_index - 1].term

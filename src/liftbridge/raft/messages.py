@@ -43,7 +43,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class HardState:
-    """What has to be on the disk before anybody hears of it: the term, and whom this node has voted for in it."""
+    """What has to be on the disk before anybody hears of it: the term, and this node's vote in it."""
 
     term: int = 0
     vote: NodeId | None = None
@@ -161,7 +161,7 @@ class SnapshotChunk(Message):
 
 @dataclass(frozen=True, slots=True)
 class SnapshotReply(Message):
-    """The answer to a `SnapshotChunk`: so much of the snapshot of `index` is there, or it is not needed (any more):
+    """The answer to a `SnapshotChunk`: so much of the snapshot of `index` is there, or it is not needed:
     `installed`, up to `index` the follower's log is the leader's, on its disk."""
 
     to_incarnation: int

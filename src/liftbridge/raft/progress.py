@@ -86,7 +86,7 @@ class Progress:
         return True
 
     def is_missing(self, sequence: int, last_index: int) -> bool:
-        """Whether a message with entries got lost: the follower answers a later one, and its log ends before."""
+        """Whether a message with entries got lost: a later one is answered, and the log ends before."""
         return bool(self.in_flight) and self.in_flight[0][0] < sequence and last_index < self.in_flight[0][1]
 
     def idle_heartbeats(self) -> bool:
