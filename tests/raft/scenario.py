@@ -1,6 +1,7 @@
 """Runs scenarios: text files of commands, each followed by `----` and what happens then.
 
-`python tests/raft/scenario.py` writes what happens into all files anew; read the difference before you commit it.
+`python tests/raft/scenario.py` writes what happens into all files anew; read the difference before you commit
+it.
 
     nodes 1 2 3 [learning 4] [new 5]     a cluster, and nodes that belong to none
     disks by hand                        disks wait for `persist`
