@@ -29,6 +29,7 @@ from liftbridge.raft import (
     VoteRequest,
     encode_members,
 )
+from liftbridge.raft.progress import Mode
 
 THREE = Members(frozenset({1, 2, 3}))
 FIRST = Entry(1, 1, EntryKind.MEMBERS, encode_members(THREE))
@@ -399,7 +400,7 @@ def test_leaders_3_a_refusal_never_goes_back_behind_what_matches():
     progress = core.leadership.progress[2]
     core.step(AppendReply(2, 1, core.term, 6, 77, 1, False, 0, 3, 1, 1, 1))
     core.step(AppendReply(2, 1, core.term, 6, 77, core.sequence, False, 0, 3, 1, 1, 1))
-    assert (progress.match, progress.next) == (4, 5)
+    assert (progress.match, progress.next, progress.mode) == (4, 5, Mode.REPLICATE)
 
 
 def test_leaders_4_a_majority_of_its_own_term_commits():
