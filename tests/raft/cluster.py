@@ -1,4 +1,4 @@
-"""Nodes of the consensus in one place: messages wait to be delivered, disks wait to be told, all in plain sight.
+"""Nodes of the consensus in one place: messages wait to be delivered, disks to be told, all in plain sight.
 
 Nothing happens by chance. After each step the invariants of Raft are checked over all nodes; `trace` says
 what happened, a line for each thing that somebody could see.
