@@ -7,7 +7,8 @@ Pure functions from one immutable partition to the next. The order of who may le
    anything to be committed has every committed message for as long as they are too few: so long it is
    remembered.
 3. The last leader, when neither of these sets has anybody left: each of them has come back without its last
-   messages, and then the one that led before has most, as far as anybody knows.
+   messages, and then the one that led before has most, as far as anybody knows. Unless it may have lost
+   more than those.
 4. Any replica, only if the stream or an operator allows it: the one with the most (`most_complete`).
 
 3 and 4 may lose committed messages, so they are recorded in the partition (`unclean_epoch`).
@@ -23,9 +24,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from liftbridge.metadata.brokers import Brokers, BrokerState
 from liftbridge.metadata.model import Guarantees, Partition
+
+
+class Loss(Enum):
+    """What a replica may lack of what it had."""
+
+    NONE = 0
+    UNSYNCED = 1  # what no sync had covered
+    ANYTHING = 2
 
 
 @dataclass(slots=True)
@@ -159,7 +169,7 @@ def without(
     guarantees: Guarantees,
     electorate: Electorate,
     *,
-    lost: bool,
+    loss: Loss,
 ) -> Partition:
     """The partition when a replica is taken out of the in-sync ones, or the same object if it makes no
     difference.
@@ -167,18 +177,24 @@ def without(
     Arguments:
         broker: whose replica.
         index: of the operation.
-        lost: whether it may lack committed messages, so that it must not lead.
+        loss: what it may lack; if anything, it must not lead before it has caught up.
     """
     leads = partition.leader == broker
-    if not leads and broker not in partition.isr and not (lost and broker in partition.elr):
+    trusted = (broker in partition.elr and loss is not Loss.NONE) or (
+        broker == partition.last_leader and loss is Loss.ANYTHING
+    )
+    if not leads and broker not in partition.isr and not trusted:
         return partition
     left = with_isr(partition, _others(partition.isr, broker), guarantees)
-    if lost:
+    if loss is not Loss.NONE:
         left = replace(left, elr=_others(left.elr, broker))
     if left.leader and not leads:
         return replace(left, epoch=index)
     # The epoch of its leadership ends also when nobody else can lead.
-    return elected(left, index, guarantees, electorate, not_by=broker)
+    left = elected(left, index, guarantees, electorate, not_by=broker)
+    if left.last_leader == broker and loss is Loss.ANYTHING:
+        left = replace(left, last_leader="")
+    return left
 
 
 def _others(brokers: Iterable[str], broker: str, only: str | None = None) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ class IsrChange:
         epoch: its partition epoch when this was decided.
         leader, leader_epoch: who decided it, and in which epoch.
         isr: each member with its broker epoch, the leader among them.
+        lost: replicas that lack committed messages which they had, none of them in `isr`.
     """
 
     stream_id: uuid.UUID
@@ -43,6 +44,7 @@ class IsrChange:
     leader: str
     leader_epoch: int
     isr: tuple[tuple[str, int], ...]
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class AlterIsr:
                 isr=[
                     internal_pb2.IsrMember(broker=broker, broker_epoch=epoch) for broker, epoch in change.isr
                 ],
+                lost=change.lost,
             )
             for change in self.changes
         ]
@@ -149,6 +152,7 @@ def _decode_alter_isr(body: bytes) -> AlterIsr:
                 leader=change.leader,
                 leader_epoch=change.leader_epoch,
                 isr=tuple((member.broker, member.broker_epoch) for member in change.isr),
+                lost=tuple(change.lost),
             )
             for change in internal_pb2.AlterIsr.FromString(body).changes
         )

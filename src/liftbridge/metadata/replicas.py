@@ -31,7 +31,15 @@ from liftbridge.metadata.broker_operations import (
     WithdrawReplicas,
 )
 from liftbridge.metadata.brokers import Broker, Brokers, BrokerState
-from liftbridge.metadata.elections import Electorate, elected, led_by, led_uncleanly_by, with_isr, without
+from liftbridge.metadata.elections import (
+    Electorate,
+    Loss,
+    elected,
+    led_by,
+    led_uncleanly_by,
+    with_isr,
+    without,
+)
 from liftbridge.metadata.model import Partition, Stream
 from liftbridge.metadata.replica_operations import (
     IsrChange,
@@ -41,6 +49,9 @@ from liftbridge.metadata.replica_operations import (
     Reassignment,
     ReplicaOperation,
 )
+
+
+_LOSS = {Ended.CLEAN: Loss.NONE, Ended.UNCLEAN: Loss.UNSYNCED, Ended.LOST: Loss.ANYTHING}
 
 
 class Refusal(Enum):
@@ -165,12 +176,14 @@ class Changes:
             if partition.leader != broker or record is None or record.state is not BrokerState.ACTIVE:
                 return partition
             return led_by(partition, successor, self._index, guarantees)
-        lost = isinstance(operation, WithdrawReplicas) and operation.lost
+        loss = Loss.NONE
+        if isinstance(operation, WithdrawReplicas) and operation.lost:
+            loss = Loss.ANYTHING
         if isinstance(operation, RegisterBroker):
-            lost = operation.ended is Ended.LOST or (
-                operation.ended is Ended.UNCLEAN and not guarantees.synced
-            )
-        left = without(partition, broker, self._index, guarantees, electorate, lost=lost)
+            loss = _LOSS[operation.ended]
+            if guarantees.synced and loss is Loss.UNSYNCED:
+                loss = Loss.NONE
+        left = without(partition, broker, self._index, guarantees, electorate, loss=loss)
         return left if left is partition else self._settled(stream, left)
 
     # -- operations on replicas
@@ -190,6 +203,7 @@ class Changes:
         if isinstance(change, IsrChange):
             members = {broker for broker, _ in change.isr}
             changed = replace(with_isr(partition, members, stream.guarantees), epoch=self._index)
+            changed = replace(changed, elr=tuple(each for each in changed.elr if each not in change.lost))
         elif isinstance(change, LeaderChange):
             changed = self._with_leader(change, stream, partition)
         else:

@@ -229,20 +229,22 @@ class IsrMember(_message.Message):
     def __init__(self, broker: _Optional[str] = ..., broker_epoch: _Optional[int] = ...) -> None: ...
 
 class IsrChange(_message.Message):
-    __slots__ = ("stream_id", "partition", "epoch", "leader", "leader_epoch", "isr")
+    __slots__ = ("stream_id", "partition", "epoch", "leader", "leader_epoch", "isr", "lost")
     STREAM_ID_FIELD_NUMBER: _ClassVar[int]
     PARTITION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
     LEADER_EPOCH_FIELD_NUMBER: _ClassVar[int]
     ISR_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
     stream_id: bytes
     partition: int
     epoch: int
     leader: str
     leader_epoch: int
     isr: _containers.RepeatedCompositeFieldContainer[IsrMember]
-    def __init__(self, stream_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., epoch: _Optional[int] = ..., leader: _Optional[str] = ..., leader_epoch: _Optional[int] = ..., isr: _Optional[_Iterable[_Union[IsrMember, _Mapping]]] = ...) -> None: ...
+    lost: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stream_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., epoch: _Optional[int] = ..., leader: _Optional[str] = ..., leader_epoch: _Optional[int] = ..., isr: _Optional[_Iterable[_Union[IsrMember, _Mapping]]] = ..., lost: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AlterIsr(_message.Message):
     __slots__ = ("changes",)
