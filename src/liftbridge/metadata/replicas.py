@@ -50,7 +50,6 @@ from liftbridge.metadata.replica_operations import (
     ReplicaOperation,
 )
 
-
 _LOSS = {Ended.CLEAN: Loss.NONE, Ended.UNCLEAN: Loss.UNSYNCED, Ended.LOST: Loss.ANYTHING}
 
 
