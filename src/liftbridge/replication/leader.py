@@ -189,9 +189,14 @@ class Leader:
         if statement.last_epoch == NO_EPOCH and statement.log_start == end:
             # It has nothing, and nothing to be compared; only it must not begin behind the leader's end.
             return None if end <= log.next_offset else BeginAt(self.epoch, statement.session, start)
-        epoch, epoch_end = end_of_epoch(log.epochs, statement.last_epoch, log.next_offset)
-        if epoch == statement.last_epoch and end <= epoch_end:
-            return None
+        epochs = log.epochs
+        epoch, epoch_end = end_of_epoch(epochs, statement.last_epoch, log.next_offset)
+        if epoch == statement.last_epoch:
+            if dict(epochs)[epoch] <= end <= epoch_end:
+                return None
+            if end <= epoch_end:
+                # The epoch began behind it: what the follower has of that epoch is not the same.
+                epoch, epoch_end = end_of_epoch(epochs, epoch - 1, log.next_offset)
         return Diverging(self.epoch, statement.session, epoch, epoch_end)
 
     # -- sending
