@@ -25,6 +25,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import count
 from typing import TypeAlias
 
 from liftbridge.log.epochs import end_of_epoch
@@ -110,6 +111,12 @@ Action: TypeAlias = Append | Truncate | Restart | Restate | Wait | Damaged | Not
 NOTHING = Nothing()
 
 
+def sessions_of(broker_epoch: int) -> Iterator[int]:
+    """Numbers for the sessions of a broker, in all partitions: none is used again after a restart, as data
+    for the run before it may be on its way."""
+    return count(broker_epoch << 24)
+
+
 class Follower:
     """The follower of a partition.
 
@@ -118,7 +125,7 @@ class Follower:
         partition: as the metadata has it, with another leader.
         log: its log.
         high_watermark: what it knew to be committed before.
-        sessions: numbers of sessions; ascending, and shared by all followers of the broker.
+        sessions: those of `sessions_of`, shared by all followers of the broker.
     """
 
     def __init__(
@@ -142,12 +149,19 @@ class Follower:
         self._sessions = sessions
         self._session: int | None = None
         self._stated: tuple[int, int, int] | None = None
+        self._accepted = False
         self.damaged = False
 
     @property
     def high_watermark(self) -> int:
         """The last offset here that is committed, -1 for none."""
         return self._high_watermark
+
+    @property
+    def readable(self) -> bool:
+        """Whether what is up to the high watermark may be read here. Not as long as an unclean election may
+        have made something else of it."""
+        return not self.damaged and (self._accepted or not self._may_lose)
 
     def metadata(self, partition: Partition) -> bool:
         """The metadata is so now; returns whether this is the same leader epoch still."""
@@ -203,6 +217,7 @@ class Follower:
         if isinstance(message, Data):
             return self._data(message)
         if isinstance(message, Accepted):
+            self._accepted = True
             self._committed(message.high_watermark)
             return NOTHING
         if isinstance(message, BeginAt):
