@@ -38,6 +38,7 @@ class History:
             *[self.crash] * 2,
             *[self.start] * 5,
             *[self.retain] * 1,
+            *[self.world.recover] * 2,
         ]
 
     def run(self, count: int) -> None:

@@ -116,7 +116,8 @@ class ReplicaLog:
         self.sync()
 
     def retain(self, offset: int) -> None:
-        """Retention has removed the batches before the one that `offset` is in."""
+        """Retention removes the batches before the one that `offset` is in, as far as they are on disk."""
+        offset = min(offset, self.synced_offset)
         start = max((batch.first for batch in self.batches if batch.first <= offset), default=0)
         self.start_offset = max(self.start_offset, start)
         self._records = None

@@ -439,6 +439,7 @@ def test_a_follower_that_was_away_for_longer_than_the_log_lasts_begins_where_it_
     for _ in range(4):
         world.publish("a", 5)
     world.pump("a", "b")
+    world.sync("a")
     world.nodes["a"].log.retain(20)
     world.start("c")
     world.pump("a", "c")

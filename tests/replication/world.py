@@ -27,6 +27,7 @@ from replica_log import ReplicaLog, Stored
 
 from liftbridge.metadata.broker_operations import Ended, FenceBroker, RegisterBroker, UnfenceBroker
 from liftbridge.metadata.brokers import BrokerState
+from liftbridge.metadata.elections import most_complete, recoverable
 from liftbridge.metadata.model import Guarantees, Partition, StreamSettings
 from liftbridge.metadata.operations import CreateStream, Operation
 from liftbridge.metadata.placement import Placement
@@ -103,6 +104,7 @@ class World:
         self.acked: dict[int, str] = {}
         self.appenders: dict[int, str] = {}
         self.unclean_epoch = 0
+        self.given_up = 0  # unclean epoch whose leader has shown what is left
         self.doubtful: set[str] = set()  # they have lost data, and the metadata does not know yet
         self.actions: list[object] = []
         self._incarnations = itertools.count(100)
@@ -170,6 +172,13 @@ class World:
         )
         return changed.results[0]
 
+    def recover(self) -> None:
+        """The controller asks the last known replicas what they have, and makes the best one leader."""
+        if recoverable(self.partition, self.state.registry):
+            ends = {name: self.nodes[name].log for name in self.partition.last_known}
+            best = most_complete({name: (log.last_epoch, log.next_offset) for name, log in ends.items()})
+            assert self.transfer(best, Mode.RECOVERED).refusal is None
+
     def learn(self, name: str) -> None:
         """A broker hears of the metadata as they are, and takes its role."""
         node, partition = self.nodes[name], self.partition
@@ -180,6 +189,7 @@ class World:
                 node.role.metadata(partition, self.active, self.now)
             else:
                 node.role.metadata(partition)
+            self.check()
             return
         node.end_role()
         if partition.leader == name:
@@ -196,7 +206,8 @@ class World:
             self.connect(name)
 
     def _lead(self, node: Node, partition: Partition) -> None:
-        if partition.unclean_epoch == partition.leader_epoch:
+        if self.given_up < partition.unclean_epoch:
+            self.given_up = partition.unclean_epoch
             # What it does not have is lost, and recorded to be.
             self.exposed = {
                 offset: record
@@ -427,6 +438,7 @@ class World:
             if not node.up:
                 self.start(name, Ended.UNCLEAN if name in self.doubtful else Ended.CLEAN, learn=False)
             self.unfence(name)
+        self.recover()
         for _ in range(8):
             for name in BROKERS:
                 self.learn(name)
@@ -509,7 +521,7 @@ class World:
         if partition is None or partition.leader_epoch < self.unclean_epoch:
             return
         for name in (*partition.isr, *partition.elr):
-            if name in self.doubtful or partition.unclean_epoch == partition.leader_epoch:
+            if name in self.doubtful or self.given_up < partition.unclean_epoch:
                 continue
             log, records = self.nodes[name].log, self.nodes[name].log.records
             for offset, record in self.exposed.items():

@@ -31,6 +31,7 @@ from typing import TypeAlias
 from liftbridge.log.epochs import end_of_epoch
 from liftbridge.metadata.model import Partition
 from liftbridge.replication.messages import (
+    NO_EPOCH,
     Accepted,
     Batch,
     BeginAt,
@@ -299,7 +300,9 @@ class Follower:
         if message.epoch < 0:
             return self._begin_at(message.end_offset)
         _, own_end = end_of_epoch(log.epochs, message.epoch, log.next_offset)
-        target = max(min(own_end, message.end_offset), log.start_offset)
+        target = min(own_end, message.end_offset)
+        if target <= log.start_offset:
+            return self._begin_at(target)
         if message.epoch >= log.last_epoch and target >= log.next_offset:
             return self._restate(Misfit.NO_PROGRESS)
         if target <= self._high_watermark:
@@ -310,13 +313,15 @@ class Follower:
         return Truncate(target)
 
     def _begin_at(self, offset: int) -> Action:
-        """Nothing of the log is in the leader's. What is dropped of it is in front of where that begins."""
-        empty = self._log.start_offset == self._log.next_offset
-        if offset <= self._high_watermark and not empty:
-            if not self._may_lose:
-                return self._damage(offset)
-            self._high_watermark = self._told = offset - 1
-        if empty and offset == self._log.next_offset and self._log.last_epoch <= 0:
+        """Nothing of the log is in the leader's. What is dropped of it is in front of where that begins,
+        unless it was not committed."""
+        if offset <= self._high_watermark and not self._may_lose:
+            return self._damage(offset)
+        if (self._log.start_offset, self._log.next_offset, self._log.last_epoch) == (
+            offset,
+            offset,
+            NO_EPOCH,
+        ):
             return self._restate(Misfit.NO_PROGRESS)
         self._high_watermark = self._told = min(self._high_watermark, offset - 1)
         self._session = None
