@@ -67,7 +67,7 @@ def test_a_follower_without_anything_fits_wherever_the_log_goes():
     # The leader's log has forgotten an epoch without records there; so it is no matter.
     assert machine.state(said("b", 4, 1, log_start=4, session=2), 0.0) == Accepted(EPOCH, 2, -1)
     assert machine.state(said("b", 4, 1, session=3), 0.0) == Diverging(EPOCH, 3, -1, 4)
-    assert machine.state(said("c", 7, 0, log_start=7), 0.0) == BeginAt(EPOCH, 1, 4)
+    assert machine.state(said("c", 7, 0, log_start=7), 0.0) == Diverging(EPOCH, 1, -1, 4)
 
 
 # -- fencing

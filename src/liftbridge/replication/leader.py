@@ -189,7 +189,7 @@ class Leader:
         epoch, epoch_end = end_of_epoch(epochs, statement.last_epoch, log.next_offset)
         if epoch < 0 and statement.log_start == end:
             # It has no record, and nothing to be compared; only it must not begin behind the leader's end.
-            return None if end <= log.next_offset else BeginAt(self.epoch, statement.session, start)
+            return None if end <= log.next_offset else Diverging(self.epoch, statement.session, -1, start)
         if epoch == statement.last_epoch:
             if dict(epochs)[epoch] <= end <= epoch_end:
                 return None
