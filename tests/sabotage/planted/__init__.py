@@ -20,6 +20,7 @@ from planted.client import CALLING, CONNECTION, MEMBERS, PUBLISHING, SUBSCRIBING
 from planted.log import AWAKE, CHECKS, COMPACTING, READING, RECOVERY, REMOVING, SYNCING
 from planted.obs import OBSERVING
 from planted.raft import CONSENSUS
+from planted.replication import ELECTIONS, REPLICATION
 from planted.security import LIMITS, RELOADING, SECURITY
 
 __all__ = ["BUGS", "Bug"]
@@ -47,5 +48,7 @@ BUGS = (
     + FINDING
     + CHANGING
     + CONSENSUS
+    + REPLICATION
+    + ELECTIONS
     + OBSERVING
 )
