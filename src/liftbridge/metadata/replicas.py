@@ -338,12 +338,16 @@ def preferred_leaders(streams: Mapping[str, Stream], brokers: Brokers) -> tuple[
 
     How many of them at a time, and how fast, is up to the caller.
     """
-    return tuple(
-        LeaderChange(stream.stream_id, partition.id, partition.epoch, partition.replicas[0])
-        for stream in streams.values()
-        for partition in stream.partitions
-        if partition.leader not in ("", partition.replicas[0])
-        and partition.replicas[0] in partition.isr
-        and (record := brokers.by_id.get(partition.replicas[0])) is not None
-        and record.state is BrokerState.ACTIVE
-    )
+    found = []
+    for stream in streams.values():
+        for partition in stream.partitions:
+            preferred = next(iter(partition.replicas), "")
+            record = brokers.by_id.get(preferred)
+            if (
+                partition.leader not in ("", preferred)
+                and preferred in partition.isr
+                and record is not None
+                and record.state is BrokerState.ACTIVE
+            ):
+                found.append(LeaderChange(stream.stream_id, partition.id, partition.epoch, preferred))
+    return tuple(found)
