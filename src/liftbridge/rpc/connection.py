@@ -17,11 +17,12 @@ import logging
 import math
 from collections import OrderedDict
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
 from liftbridge import http2
+from liftbridge._wire import RequestReader
 from liftbridge.http2 import ConnectionFailure, ErrorCode, StreamFailure
 from liftbridge.sockets import Turn, receive
 
@@ -71,9 +72,11 @@ class Connection:
         self._peer_certificate = peer_certificate
         self._transport = transport
         self._methods = methods
-        self._frames = http2.FrameReader(limits.max_frame_size)
         self._decoder = headers.RequestDecoder(limits.max_header_list_size)
         self._streams: dict[int, Stream] = {}  # those with a running handler
+        self._frames = RequestReader(
+            self._streams, limits.max_frame_size, limits.connection_window, partial(_too_long, limits)
+        )
         self._undecided: dict[int, Method] = {}  # of the current read: may be served without a task
         self._reset_streams: OrderedDict[int, None] = OrderedDict()  # ended before the client ended them
         self._highest_stream = 0
@@ -85,7 +88,6 @@ class Connection:
         self._peer_initial_window = http2.DEFAULT_WINDOW
         self._settings_seen = False
         self._no_table_due = False
-        self._receive_window = limits.connection_window
         self._window_owed = 0
         self._resets = Meter(limits.max_resets, limits.abuse_period)
         self._control_frames = Meter(limits.max_control_frames, limits.abuse_period)
@@ -185,16 +187,14 @@ class Connection:
         try:
             await self._read_preface()
             while received := await self._receive():
-                complete = False
                 with self._turn:
                     try:
                         for kind, flags, stream_id, payload in self._frames.frames(received):
                             self._handle(kind, flags, stream_id, payload)
-                            complete = True
                     finally:
                         if self._undecided:
                             self._decide()
-                self._note_incomplete(progress=complete)
+                self._note_incomplete(progress=self._frames.progress)
                 if self._writer.size > 2 * self.limits.write_buffer:
                     await self._wait_drained()
         except ConnectionFailure as failure:
@@ -343,7 +343,7 @@ class Connection:
         """Return `size` bytes of the connection's receive window to the client, together with others."""
         self._window_owed += size
         if self._window_owed * 4 >= self.limits.connection_window:
-            self._receive_window += self._window_owed
+            self._frames.window += self._window_owed
             self.write_urgent(http2.window_update(0, self._window_owed))
             self._window_owed = 0
 
@@ -398,10 +398,11 @@ class Connection:
             raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry no call")
 
     def _on_data(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
+        """DATA that the reader has not taken: it ends a request, or something about it is unusual."""
         flow_length = len(payload)
         data = http2.without_padding(flags, payload)
-        self._receive_window -= flow_length
-        if self._receive_window < 0:
+        self._frames.window -= flow_length
+        if self._frames.window < 0:
             raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "DATA beyond the connection's window")
         last = flags & http2.END_STREAM
         if not data and not last:
@@ -413,7 +414,7 @@ class Connection:
             if stream_id not in self._reset_streams:
                 raise StreamFailure(stream_id, ErrorCode.STREAM_CLOSED, "DATA for a stream that has ended")
             return
-        if data or flow_length:
+        if flow_length:
             stream.feed(data, flow_length)
         if last:
             self._end_request(stream)
@@ -440,6 +441,7 @@ class Connection:
         self._check_block_size(len(block))
         if not flags & http2.END_HEADERS:
             self._header_block = bytearray(block)
+            self._frames.in_header_block = True
             self._header_stream, self._header_flags, self._continuations = stream_id, flags, 0
         else:
             self._on_header_block(flags, stream_id, bytes(block))
@@ -456,6 +458,7 @@ class Connection:
         self._header_block += payload
         if flags & http2.END_HEADERS:
             block, self._header_block = bytes(self._header_block), None
+            self._frames.in_header_block = False
             self._on_header_block(self._header_flags, stream_id, block)
 
     def _check_block_size(self, size: int) -> None:
@@ -636,3 +639,9 @@ class Connection:
     def _check_not_idle(self, stream_id: int, frame: str) -> None:
         if not stream_id or stream_id > self._highest_stream or not stream_id & 1:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"{frame} for idle stream {stream_id}")
+
+
+def _too_long(limits: Limits, length: int) -> NoReturn:
+    raise ConnectionFailure(
+        ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes; the limit is {limits.max_frame_size}"
+    )
