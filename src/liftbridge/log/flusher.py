@@ -8,9 +8,9 @@ number of messages, and a record waits for two flushes at most.
 A sync policy is no more than who asks, and when: `always` asks after every append, `interval` asks with a
 delay and without one once enough bytes wait, `never` asks only when a log says `needs_sync`.
 
-A request that is made in a reader's turn (`liftbridge.sockets`) begins its flush when the turn ends, and what the
-callbacks send leaves when the last of them has run: between an append and its ack lie the sync, one change of
-threads and back, and no task that would have to be woken. All else is begun by the task `run`.
+A request that is made in a reader's turn (`liftbridge.sockets`) begins its flush when the turn ends, and what
+the callbacks send leaves when the last of them has run: between an append and its ack lie the sync, one
+change of threads and back, and no task that would have to be woken. All else is begun by the task `run`.
 
 Invariants: a callback runs on the event loop's thread, after the sync that covers everything appended
 before the request. One flush runs at a time. Cancellation waits for the syncs that are running and forgets no
@@ -146,18 +146,21 @@ class Flusher:
             self._wake.set()  # the task knows when
 
     def _begin(self, logs: Iterable[Syncable]) -> None:
-        """Begin a flush of `logs`; none may be under way. Raises RuntimeError when there is no thread for it."""
+        """Begin a flush of `logs`; none may be under way. Raises RuntimeError when there is no thread."""
         due = list(logs)
         token = trio.lowlevel.current_trio_token()
         for share in (due[start::PARALLEL_SYNCS] for start in range(min(PARALLEL_SYNCS, len(due)))):
             taken = {log: self._requests[log] for log in share}
-            deliver = partial(token.run_sync_soon, self._finish_share, taken)
-            trio.lowlevel.start_thread_soon(partial(_sync_all, share), deliver)
+            trio.lowlevel.start_thread_soon(partial(_sync_all, share), partial(self._deliver, token, taken))
             for log in share:
                 del self._requests[log], self._due[log]
             if not self._running:
                 self._over = trio.Event()
             self._running += 1
+
+    def _deliver(self, token: trio.lowlevel.TrioToken, taken: _Requests, synced: Outcome[_Results]) -> None:
+        """The end of a thread."""
+        token.run_sync_soon(self._finish_share, taken, synced)
 
     def _finish_share(self, taken: _Requests, synced: Outcome[_Results]) -> None:
         """A thread is through with its logs: called on the event loop's thread."""
