@@ -5,6 +5,7 @@ What can be wrong at start ends it with one line on standard error and exit stat
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Callable
@@ -51,7 +52,12 @@ def run_server(
         for warning in config.warnings:
             logging.getLogger("liftbridge").warning("%s", warning)
         server = Server(config, embedded_host=embedded_host, embedded_port=embedded_port)
-        trio.run(run_until_signal, server, started)
+
+        def serving(addresses: Addresses) -> None:
+            spare_what_stays()
+            started(addresses)
+
+        trio.run(run_until_signal, server, serving)
     except (*START_ERRORS, BaseExceptionGroup) as error:
         reason = _start_error(error)
         if reason is None:
@@ -59,6 +65,16 @@ def run_server(
         print(f"liftbridge: {reason}", file=sys.stderr)
         return 1
     return 0
+
+
+def spare_what_stays() -> None:
+    """Keep the garbage collector from looking again and again at what lives as long as the process.
+
+    A full collection of a server without a partition takes 20 ms, in which no message moves; most of that is
+    modules, classes and generated code, and with thousands of partitions those.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _start_error(error: BaseException) -> str | None:

@@ -83,9 +83,9 @@ class NatsConnection:
     `servers` are URLs; those of the same cluster are discovered. `purpose` names the connection in the log
     and, behind `name`, in NATS monitoring. Owners of sinks that received messages are told by a call of their
     method `on_messages()`; `pace`, when given, is called after every read, and unless it returns None what it
-    returns is awaited before the next, so that the owner can slow the connection down; `turn` are the readers'
-    turns of the event loop, when others share them. A server that is silent for three `ping_interval`
-    (seconds) although it is asked is given up.
+    returns is awaited before the next, so that the owner can slow the connection down; `turn` are the
+    readers' turns of the event loop, when others share them. A server that is silent for three
+    `ping_interval` (seconds) although it is asked is given up.
 
     `reconnects` counts lost connections, `refused_sends` what `enqueue` could not take, `violations` what
     NATS did not let us publish or subscribe to.

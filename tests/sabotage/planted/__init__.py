@@ -19,6 +19,7 @@ from planted.cli import CHANGING, FINDING, PRINTING
 from planted.client import CALLING, CONNECTION, MEMBERS, PUBLISHING, SUBSCRIBING
 from planted.log import AWAKE, CHECKS, COMPACTING, READING, RECOVERY, REMOVING, SYNCING
 from planted.security import LIMITS, RELOADING, SECURITY
+from planted.speed import FLUSHING, FRAMES, UNARY
 
 __all__ = ["BUGS", "Bug"]
 
@@ -44,4 +45,7 @@ BUGS = (
     + PRINTING
     + FINDING
     + CHANGING
+    + FRAMES
+    + FLUSHING
+    + UNARY
 )
