@@ -25,7 +25,6 @@ FRAMES = (
         "DATA taken in C costs nothing of the stream's window, so a stalled call takes any amount",
         "        stream.receive_window -= length\n",
         "",
-        f"{_ABUSE}::test_data_beyond_the_window",
     ),
     _reader(
         "window-violated-in-c",
@@ -38,6 +37,7 @@ FRAMES = (
         "padding is charged and never given back",
         "stream.append(data, size, length - size)",
         "stream.append(data, size, 0)",
+        _MODEL,
         f"{_ABUSE}::test_padding_is_given_back",
     ),
     _reader(
@@ -51,8 +51,8 @@ FRAMES = (
         "DATA behind the end of a stream is taken",
         "if size == 0 or stream.ended or stream.finished:",
         "if size == 0 or stream.finished:",
-        f"{_ABUSE}::test_other_stream_errors",
         _MODEL,
+        f"{_ABUSE}::test_other_stream_errors",
     ),
     _reader(
         "data-for-nobody",
@@ -65,7 +65,6 @@ FRAMES = (
         "empty DATA does not count as a flood",
         "if size == 0 or stream.ended or stream.finished:",
         "if stream.ended or stream.finished:",
-        "tests/rpc/test_rpc_attacks.py::test_a_flood_of_frames_costs_the_connection",
     ),
     _reader(
         "end-of-stream-lost",
@@ -78,6 +77,7 @@ FRAMES = (
         "DATA inside of a header block is taken",
         " and not self.in_header_block",
         "",
+        _MODEL,
         f"{_ABUSE}::test_data_in_a_header_block",
     ),
     _reader(
