@@ -139,6 +139,7 @@ async def test_cancellation_finishes_what_runs_and_drain_does_the_rest(tmp_path)
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 await trio.testing.wait_all_tasks_blocked()
+            assert nursery.child_tasks, "the flusher has left a sync alone"
         # leaving the nursery waits for the sync that is running
     assert waiter.synced == [2]
     assert (logs[0].synced_offset, logs[1].synced_offset) == (2, 0)

@@ -10,7 +10,7 @@ from liftbridge import http2
 from liftbridge._wire import InboundStream, RequestReader, whole_messages
 
 LARGEST = 50
-WINDOW = 120
+WINDOW = 80
 STREAM_WINDOW = 60
 IDS = (1, 3, 5)
 
