@@ -197,6 +197,6 @@ UNARY = (
         "rpc/writer.py",
         "        if self._sending:\n",
         "        if False:\n",
-        ("tests/rpc/test_rpc_writer.py::test_what_the_socket_does_not_take_follows_in_order",),
+        ("tests/rpc/test_rpc_writer.py::test_a_turn_does_not_overtake_what_the_task_has_in_hand",),
     ),
 )
