@@ -24,7 +24,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from cluster import Cluster, describe, status
+from raft_nodes import Cluster, describe, status
 
 from liftbridge.raft import Entry, EntryKind
 

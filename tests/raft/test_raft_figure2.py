@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from cluster import SMALL, Cluster
+from raft_nodes import SMALL, Cluster
 
 from liftbridge.raft import (
     Append,
