@@ -20,6 +20,7 @@ request: `drain` serves them.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -38,6 +39,7 @@ Done = Callable[[int], None]
 Failed = Callable[[Exception], None]
 
 PARALLEL_SYNCS = 4  # the file system merges concurrent fdatasync calls into few commits of its journal
+LATENCY_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 REMEMBERED_LATENCIES = 4096
 
 
@@ -55,7 +57,12 @@ _Results = list[tuple[Syncable, int | LogError, float]]
 
 
 class Flusher:
-    """Runs the syncs of all logs of a process; `turn` are the readers' turns, when others share them."""
+    """Runs the syncs of all logs of a process; `turn` are the readers' turns, when others share them.
+
+    Attributes:
+        counts: syncs by the time they took, by bucket of `LATENCY_BOUNDS`, the last one beyond all of them.
+        seconds: what they took together.
+    """
 
     def __init__(self, turn: Turn | None = None) -> None:
         self._turn = turn or Turn()
@@ -68,6 +75,8 @@ class Flusher:
         self._defect: BaseException | None = None
         self._begin_due = self._begin_what_is_due  # one object, by which the turn knows it
         self._latencies: deque[float] = deque(maxlen=REMEMBERED_LATENCIES)
+        self.counts = [0] * (len(LATENCY_BOUNDS) + 1)
+        self.seconds = 0.0
 
     def request(self, log: Syncable, done: Done, failed: Failed, *, delay: float = 0) -> None:
         """Have `log` synced within `delay` seconds, and one of the callbacks called on this thread.
@@ -169,6 +178,8 @@ class Flusher:
             try:
                 for log, result, seconds in synced.unwrap():
                     self._latencies.append(seconds)
+                    self.counts[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+                    self.seconds += seconds
                     for done, failed in taken[log]:
                         if isinstance(result, LogError):
                             failed(result)

@@ -18,6 +18,8 @@ from planted.bug import Bug
 from planted.cli import CHANGING, FINDING, PRINTING
 from planted.client import CALLING, CONNECTION, MEMBERS, PUBLISHING, SUBSCRIBING
 from planted.log import AWAKE, CHECKS, COMPACTING, READING, RECOVERY, REMOVING, SYNCING
+from planted.obs import OBSERVING
+from planted.raft import CONSENSUS
 from planted.security import LIMITS, RELOADING, SECURITY
 from planted.speed import FLUSHING, FRAMES, UNARY
 
@@ -48,4 +50,6 @@ BUGS = (
     + FRAMES
     + FLUSHING
     + UNARY
+    + CONSENSUS
+    + OBSERVING
 )
