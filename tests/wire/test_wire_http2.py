@@ -156,6 +156,22 @@ def test_what_a_stream_does_meanwhile_counts_for_what_comes_behind():
     assert stream.waiting == 1
 
 
+def test_what_goes_beyond_a_window_comes_back():
+    streams = {number: Stream(number, []) for number in IDS}
+    reader = RequestReader(streams, LARGEST, WINDOW, too_long)
+
+    def send(number, size):
+        return [frame[2] for frame in reader.frames(http2.frame(http2.DATA, 0, number, bytes(size)))]
+
+    assert send(1, 50) == []
+    assert send(1, STREAM_WINDOW - 50 + 1) == [1], "the stream's window"
+    assert send(1, STREAM_WINDOW - 50) == []
+    assert send(3, WINDOW - STREAM_WINDOW + 1) == [3], "the connection's window"
+    assert send(3, WINDOW - STREAM_WINDOW) == []
+    assert send(3, 1) == [3]
+    assert (reader.window, streams[1].receive_window) == (0, 0)
+
+
 def test_a_stream_that_has_left_the_table_gets_nothing():
     streams = {1: Stream(1, [])}
     reader = RequestReader(streams, LARGEST, WINDOW, too_long)

@@ -47,9 +47,9 @@ BUGS = (
     + PRINTING
     + FINDING
     + CHANGING
-    + CONSENSUS
-    + OBSERVING
     + FRAMES
     + FLUSHING
     + UNARY
+    + CONSENSUS
+    + OBSERVING
 )
