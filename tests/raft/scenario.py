@@ -1,10 +1,10 @@
 """Runs scenarios: text files of commands, each followed by `----` and what happens then.
 
-`python tests/raft/scenario.py` shows where it goes otherwise than a file says, `--rewrite` writes what happens
-into the files; read the difference before you commit it. After each command the cluster is checked against the
-properties that Raft has to keep (`cluster.py`), so a text cannot say that a wrong thing is to happen.
+`python tests/raft/scenario.py` shows where it goes otherwise than a file says, `--rewrite` writes what
+happens into the files; read the difference before you commit it. After each command the cluster is checked
+against the properties that Raft has to keep (`cluster.py`): no text can say that a wrong thing is to happen.
 
-    stored N TERM...                     before that: the terms of what a node's disk has behind its first entry
+    stored N TERM...                     before that: terms of what its disk has behind the first entry
     nodes 1 2 3 [learning 4] [new 5]     a cluster, and nodes that belong to none
     disks by hand                        disks wait for `persist`
     campaign N / tick N COUNT            an election now, or time

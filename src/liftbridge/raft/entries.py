@@ -111,7 +111,10 @@ class Log:
         return tuple(taken)
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Add entries at the end. Raises InvariantError; MembersError for one that does not say who they are."""
+        """Add entries at the end.
+
+        Raises InvariantError for one that cannot follow, MembersError for members that cannot be decoded.
+        """
         for entry in entries:
             if entry.index != self.last_index + 1 or entry.term < self.last_term:
                 end = f"{self.last_index} of term {self.last_term}"

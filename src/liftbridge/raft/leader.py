@@ -264,9 +264,7 @@ class Leadership:
         return min(place, reply.prev_index - 1, reply.last_index)
 
     def _on_chunk_reply(self, progress: Progress, reply: SnapshotReply) -> None:
-        sending = progress.mode is Mode.SNAPSHOT
-        assert not sending or progress.snapshot is not None
-        if sending and reply.sequence == progress.chunk:
+        if progress.snapshot is not None and reply.sequence == progress.chunk:
             progress.waiting = False
             progress.offset = min(reply.received, len(progress.snapshot.state))
         if not reply.installed:
@@ -352,7 +350,7 @@ class Leadership:
             self.tell_if_removed(node)
 
     def tell_if_removed(self, node: NodeId) -> None:
-        """Tell a node that it is no member, if that is committed: it may not have heard it, and still campaign."""
+        """Tell a node that it is no member, if that is committed: it may still campaign."""
         settled = self._log.members_index <= self._log.commit and self.established
         if settled and node not in self._log.members.all:
             self._core.send(Removed(*self._core.header(node), index=self._log.members_index))

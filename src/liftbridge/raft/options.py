@@ -24,8 +24,8 @@ class Options:
             leader that does not hear from a majority for that long steps down.
         heartbeat_ticks: between two messages of a leader to a follower.
         max_append_entries, max_append_bytes: in a message; one entry always goes.
-        max_in_flight, max_in_flight_bytes: messages with entries that a follower has not answered, and the bytes
-            of those entries; one message always goes.
+        max_in_flight, max_in_flight_bytes: messages with entries that a follower has not answered, and the
+            bytes of those entries; one message always goes.
         chunk_bytes: of a snapshot in a message.
         max_snapshot_bytes: that a follower takes.
         retained_entries: kept in memory behind a snapshot for followers that are a little late.
