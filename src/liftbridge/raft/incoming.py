@@ -1,7 +1,7 @@
 """A snapshot that arrives in pieces, until it is whole.
 
 Pieces can be lost, late, doubled or of another snapshot: only the one that continues what is here is taken,
-and the answer tells how much that is. The whole has to have the length and the checksum that every piece names.
+and the answer tells how much that is. The whole has to have the length and checksum that every piece names.
 """
 
 from __future__ import annotations
