@@ -355,7 +355,7 @@ class Raft:
     def _may_campaign(self) -> bool:
         # Who takes its own vote away is a voter until that is committed: it may be the only one that has it.
         log = self.log
-        votes = self.node_id in log.members.voters or self.node_id in log.members_at(log.commit).voters
+        votes = self.node_id in log.members.voters or self.node_id in log.members_before.voters
         return votes and not self.removed and self._installing is None
 
     def _campaign(self, *, pre: bool, forced: bool = False) -> None:
@@ -579,7 +579,7 @@ class Raft:
         Who was never one waits to become one.
         """
         log = self.log
-        if self.node_id in log.members.all or self.node_id in log.members_at(log.commit).all:
+        if self.node_id in log.members.all or self.node_id in log.members_before.all:
             self._removed_at = max(self._removed_at, message.index)
 
     # -- help ------------------------------------------------------------------------------------------

@@ -56,6 +56,12 @@ class Log:
         """Index of that entry, or of the base."""
         return self._members[-1][0]
 
+    @property
+    def members_before(self) -> Members:
+        """Who they were before the newest change, as long as that is not known to be committed."""
+        settled = self.members_index <= self.commit or len(self._members) == 1
+        return self._members[-1 if settled else -2][1]
+
     def members_at(self, index: int) -> Members:
         """Who the members were after an entry."""
         return next(members for at, members in reversed(self._members) if at <= index)
