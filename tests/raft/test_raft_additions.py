@@ -91,6 +91,30 @@ def test_entries_that_do_not_follow_one_another_are_no_log():
             Log(None, entries)
 
 
+def test_a_leader_begins_with_an_entry_that_commits_what_earlier_terms_have_left():
+    core = leading(2)
+    assert [(entry.kind, entry.term) for entry in core.log.after(2)] == [(EntryKind.EMPTY, core.term)]
+    store(core)
+    accept(core, 2, 3)
+    assert core.commit == 3
+
+
+def test_learners_do_not_count_however_many_there_are():
+    core = settled()
+    for learner in (4, 5):
+        core.add_learner(learner)
+        store(core)
+        accept(core, 2, core.log.last_index)
+        store(core)
+    core.propose([b"x"])
+    store(core)
+    accept(core, 4, 5)
+    accept(core, 5, 5)
+    assert core.commit == 4
+    accept(core, 3, 5)
+    assert core.commit == 5
+
+
 def test_two_leaders_of_a_term_are_not_believed():
     core = settled()
     with pytest.raises(InvariantError, match="two lead in term 2"):
