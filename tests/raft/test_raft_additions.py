@@ -18,6 +18,7 @@ from liftbridge.raft import (
     Members,
     Options,
     Raft,
+    Refusal,
     Removed,
     Role,
     Snapshot,
@@ -440,6 +441,35 @@ def test_who_was_removed_and_comes_back_is_a_member_again():
     assert not core.removed
     core.campaign()
     assert core.role is Role.PRE_CANDIDATE
+
+
+def test_no_vote_goes_to_a_learner_that_has_never_answered():
+    core = settled(options=replace(SMALL, promotion_lag=64))
+    core.remove(3)
+    store(core)
+    accept(core, 2, 3)
+    core.remove(2)
+    store(core)
+    core.add_learner(4)
+    store(core)
+    assert core.members == Members(frozenset({1}), frozenset({4}))
+    assert core.promote(4) is Refusal.TOO_FEW, "1 could not even take that back alone"
+    accept(core, 4, 4)
+    assert core.promote(4) == 6
+
+
+def test_no_vote_is_taken_that_is_needed():
+    core = settled()
+    for _ in range(SMALL.election_ticks + 1):
+        core.tick(0)
+        accept(core, 2, 2)
+    assert core.remove(2) is Refusal.TOO_FEW
+    assert core.demote(2) is Refusal.TOO_FEW
+    assert core.demote(1) is Refusal.TOO_FEW
+    assert core.add_learner(4) == 3, "that takes no vote"
+    store(core)
+    accept(core, 2, 3)
+    assert core.remove(3) == 4, "who says nothing can be removed"
 
 
 def test_only_ids_of_nodes_become_members():

@@ -421,6 +421,17 @@ CONSENSUS = (
         _CODEC,
     ),
     Bug(
+        "votes-of-the-silent",
+        "a vote is given or taken so that who is left can agree on nothing",
+        "raft/leader.py",
+        "            return Refusal.TOO_FEW",
+        "            pass",
+        _addition(
+            "no_vote_goes_to_a_learner_that_has_never_answered",
+            "no_vote_is_taken_that_is_needed",
+        ),
+    ),
+    Bug(
         "journal-splits-records",
         "a vote and entries that belong together are stored one by one",
         "broker/journal.py",
