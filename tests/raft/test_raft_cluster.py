@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import cluster as module
 import pytest
+import raft_nodes as module
 from raft_nodes import Cluster, Node
 from scenario import Scenario
 
