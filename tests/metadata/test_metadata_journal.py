@@ -12,49 +12,19 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from journals import CLUSTER, NODE, append, filled, numbered, read, snapshot, state_of
 
-from liftbridge.broker.journal import (
-    KEPT_JOURNALS,
-    Journal,
-    JournalDamagedError,
-    JournalError,
-    read_entries,
-)
+from liftbridge.broker.journal import KEPT_JOURNALS, Journal, JournalDamagedError, JournalError
 
-CLUSTER = uuid.UUID(int=7)
 SECTOR = 512
+# A journal begins with its header and a record of what was in the one before it.
+FIRST = 2 * SECTOR
+# Of a record, and of the item in it.
+OVERHEAD = 24 + 21
 
 
 class CrashError(Exception):
     """Stands for the death of the process at a step: nothing after it is run."""
-
-
-def state_of(directory: Path) -> tuple[int, list[bytes]]:
-    """What the journal says: the newest index and all payloads, snapshots being the payloads before them."""
-    journal, recovered = Journal.open(directory)
-    journal.close()
-    payloads = [] if recovered.snapshot is None else recovered.snapshot.split(b"|")
-    assert len(payloads) == recovered.snapshot_index
-    for index, payload in recovered.entries:
-        payloads.append(payload)
-        assert index == len(payloads)
-    assert journal.last_index == len(payloads)
-    assert journal.cluster_id == CLUSTER
-    return journal.last_index, payloads
-
-
-def filled(directory: Path, payloads: list[bytes], *, snapshot_after: tuple[int, ...] = ()) -> Journal:
-    """A journal of these payloads, with snapshots after the given indices."""
-    journal = Journal.create(directory, CLUSTER)
-    for index, payload in enumerate(payloads, 1):
-        journal.append(index, payload)
-        if index in snapshot_after:
-            journal.write_snapshot(b"|".join(payloads[:index]))
-    return journal
-
-
-def numbered(count: int) -> list[bytes]:
-    return [f"operation {index}".encode() for index in range(1, count + 1)]
 
 
 def test_what_was_appended_is_found_again(tmp_path):
@@ -67,7 +37,7 @@ def test_appending_goes_on_after_opening(tmp_path):
     filled(tmp_path / "metadata", numbered(2)).close()
     for index in (3, 4):
         journal, _ = Journal.open(tmp_path / "metadata")
-        journal.append(index, b"operation %d" % index)
+        append(journal, index, b"operation %d" % index)
         journal.close()
     assert state_of(tmp_path / "metadata") == (4, numbered(4))
 
@@ -77,7 +47,7 @@ def test_a_journal_is_created_once(tmp_path):
     filled(tmp_path / "metadata", []).close()
     assert Journal.exists(tmp_path / "metadata")
     with pytest.raises(JournalError, match="already"):
-        Journal.create(tmp_path / "metadata", CLUSTER)
+        Journal.create(tmp_path / "metadata", CLUSTER, NODE)
     with pytest.raises(JournalError, match="holds no metadata journal"):
         Journal.open(tmp_path)
 
@@ -100,12 +70,12 @@ def test_operations_can_be_read_while_the_journal_is_open(tmp_path, after):
     journal = filled(directory, numbered(3))
     journal.keep_after = 0
     for index in range(4, 10):
-        journal.append(index, f"operation {index}".encode())
+        append(journal, index, f"operation {index}".encode())
         if index in {5, 7}:
-            journal.write_snapshot(b"|".join(numbered(index)))
+            snapshot(journal, b"|".join(numbered(index)))
     for last in range(after, 10):
         expected = list(enumerate(numbered(9), 1))[after:last]
-        assert read_entries(directory, after, last) == expected
+        assert read(directory, after, last) == expected
     journal.close()
     assert state_of(directory) == (9, numbered(9))
 
@@ -113,12 +83,12 @@ def test_operations_can_be_read_while_the_journal_is_open(tmp_path, after):
 def test_operations_that_are_gone_or_damaged_are_missing(tmp_path):
     directory = tmp_path / "metadata"
     filled(directory, numbered(9), snapshot_after=(2, 4, 7)).close()
-    assert [index for index, _ in read_entries(directory, 0, 9)] == [5, 6, 7, 8, 9]
+    assert [index for index, _ in read(directory, 0, 9)] == [5, 6, 7, 8, 9]
     path = directory / f"journal-{4:020}"
     content = bytearray(path.read_bytes())
-    content[2 * 512 + 26] ^= 1
+    content[FIRST + SECTOR + 26] ^= 1
     path.write_bytes(content)
-    assert [index for index, _ in read_entries(directory, 3, 9)] == [5, 8, 9]
+    assert [index for index, _ in read(directory, 3, 9)] == [5, 8, 9]
 
 
 def test_what_somebody_has_yet_to_read_outlives_snapshots_within_bounds(tmp_path):
@@ -126,14 +96,14 @@ def test_what_somebody_has_yet_to_read_outlives_snapshots_within_bounds(tmp_path
     journal = filled(directory, numbered(1))
     journal.keep_after = 3
     for index in range(2, 30):
-        journal.append(index, f"operation {index}".encode())
-        journal.write_snapshot(b"|".join(numbered(index)))
+        append(journal, index, f"operation {index}".encode())
+        snapshot(journal, b"|".join(numbered(index)))
         if index > 3:
-            assert read_entries(directory, 0, index)[0][0] == max(4, index - KEPT_JOURNALS)
+            assert read(directory, 0, index)[0][0] == max(4, index - KEPT_JOURNALS)
     journal.keep_after = 29
-    journal.append(30, b"operation 30")
-    journal.write_snapshot(b"|".join(numbered(30)))
-    assert read_entries(directory, 0, 30) == [(30, b"operation 30")]
+    append(journal, 30, b"operation 30")
+    snapshot(journal, b"|".join(numbered(30)))
+    assert read(directory, 0, 30) == [(30, b"operation 30")]
     journal.close()
     assert state_of(directory) == (30, numbered(30))
 
@@ -142,12 +112,12 @@ def test_a_snapshot_is_due_after_entries_or_bytes(tmp_path):
     journal = filled(tmp_path / "metadata", numbered(2))
     journal.snapshot_entries = 3
     assert not journal.snapshot_due
-    journal.append(3, b"operation 3")
+    append(journal, 3, b"operation 3")
     assert journal.snapshot_due
-    journal.write_snapshot(b"|".join(numbered(3)))
+    snapshot(journal, b"|".join(numbered(3)))
     assert not journal.snapshot_due
     journal.snapshot_bytes = 2000
-    journal.append(4, b"x" * 2000)
+    append(journal, 4, b"x" * 2000)
     assert journal.snapshot_due
     journal.close()
 
@@ -168,7 +138,7 @@ def test_a_damaged_snapshot_does_not_push_out_a_good_one(tmp_path):
     damaged = directory / f"snapshot-{4:020}"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     journal, _ = Journal.open(directory)
-    journal.write_snapshot(b"|".join(numbered(5)))
+    snapshot(journal, b"|".join(numbered(5)))
     journal.close()
     newest = directory / f"snapshot-{5:020}"
     newest.write_bytes(newest.read_bytes()[:-1] + b"?")
@@ -203,12 +173,12 @@ def crash_points(
             copy.mkdir()
         points.append((step, copy, finished))
 
-    journal = Journal.create(directory, CLUSTER, hook=look)
+    journal = Journal.create(directory, CLUSTER, NODE, hook=look)
     for index, payload in enumerate(payloads, 1):
-        journal.append(index, payload)
+        append(journal, index, payload)
         finished = index
         if index in snapshots:
-            journal.write_snapshot(b"|".join(payloads[:index]))
+            snapshot(journal, b"|".join(payloads[:index]))
     journal.close()
     return points
 
@@ -221,13 +191,13 @@ def test_a_crash_at_any_step_loses_nothing_that_was_finished(tmp_path):
     for step, directory, finished in points:
         if not Journal.exists(directory):
             assert finished == 0, step
-            Journal.create(directory, CLUSTER).close()
+            Journal.create(directory, CLUSTER, NODE).close()
         last, found = state_of(directory)
         assert finished <= last <= finished + 1, step
         assert found == payloads[:last], step
         # Recovery is not a one-time chance, and the journal can be used afterwards.
         journal, _ = Journal.open(directory)
-        journal.append(last + 1, b"after the crash")
+        append(journal, last + 1, b"after the crash")
         journal.close()
         assert state_of(directory) == (last + 1, [*payloads[:last], b"after the crash"]), step
 
@@ -246,12 +216,12 @@ def test_an_exception_at_any_step_leaves_a_directory_that_opens(tmp_path, failin
 
     payloads = numbered(4)
     with pytest.raises(CrashError):
-        journal = Journal.create(directory, CLUSTER, hook=fail)
+        journal = Journal.create(directory, CLUSTER, NODE, hook=fail)
         for index, payload in enumerate(payloads, 1):
-            journal.append(index, payload)
+            append(journal, index, payload)
             finished = index
             if index == 2:
-                journal.write_snapshot(b"|".join(payloads[:2]))
+                snapshot(journal, b"|".join(payloads[:2]))
         # More steps than this would mean that the parametrization reaches too far.
         assert failing >= 20
         raise CrashError("the run has fewer steps")
@@ -277,32 +247,34 @@ def outcome(directory: Path) -> list[bytes] | None:
 
 def test_a_journal_cut_at_any_byte_holds_a_prefix(tmp_path):
     directory = tmp_path / "metadata"
-    payloads = [b"a" * 600, b"b" * 30, b"c" * 500]
+    payloads = [b"a" * 600, b"b" * 30, b"c" * 480]
     filled(directory, payloads).close()
     path = directory / f"journal-{0:020}"
     whole = path.read_bytes()
-    starts = [SECTOR, 3 * SECTOR, 4 * SECTOR, 6 * SECTOR]
+    starts = [FIRST, FIRST + 2 * SECTOR, FIRST + 3 * SECTOR, FIRST + 5 * SECTOR]
     assert len(whole) == starts[-1]
     for size in range(len(whole)):
         path.write_bytes(whole[:size])
         found = outcome(directory)
         if found is None:
-            assert size < 44, "only a header can be missing"
+            assert size < 56, "only a header can be missing"
         else:
             assert found == payloads[: len(found)]
             # Every record whose payload is there whole is found.
             assert len(found) == sum(
-                start + 24 + len(payload) <= size for start, payload in zip(starts, payloads, strict=False)
+                start + OVERHEAD + len(payload) <= size
+                for start, payload in zip(starts, payloads, strict=False)
             )
 
 
 def test_a_flipped_byte_is_damage_wherever_it_matters(tmp_path):
     directory = tmp_path / "metadata"
-    payloads = [b"a" * 40, b"b" * 500, b"c" * 20]
+    payloads = [b"a" * 40, b"b" * 480, b"c" * 20]
     filled(directory, payloads).close()
     path = directory / f"journal-{0:020}"
     whole = path.read_bytes()
-    checked = [range(40), range(512, 512 + 64), range(1024, 1024 + 524), range(2048, 2048 + 44)]
+    starts = [(SECTOR, b""), (FIRST, payloads[0]), (FIRST + 512, payloads[1]), (FIRST + 1536, payloads[2])]
+    checked = [range(56), *(range(start, start + OVERHEAD + len(payload)) for start, payload in starts)]
     matters = {position for covered in checked for position in covered}
     # Of the filler, some.
     for position in sorted(matters | set(range(0, len(whole), 31))):
@@ -317,12 +289,13 @@ def test_the_error_names_file_and_position(tmp_path):
     filled(directory, numbered(3)).close()
     path = directory / f"journal-{0:020}"
     whole = path.read_bytes()
-    path.write_bytes(whole[:1030] + b"?" + whole[1031:])
+    at = FIRST + SECTOR
+    path.write_bytes(whole[: at + 6] + b"?" + whole[at + 7 :])
     with pytest.raises(JournalDamagedError) as caught:
         Journal.open(directory)
-    assert (caught.value.path, caught.value.position) == (path, 1024)
+    assert (caught.value.path, caught.value.position) == (path, at)
     assert str(path) in str(caught.value)
-    assert "byte 1024" in str(caught.value)
+    assert f"byte {at}" in str(caught.value)
 
 
 @pytest.mark.parametrize("present", range(4))
@@ -333,7 +306,7 @@ def test_sectors_that_were_never_written_are_an_unfinished_record(tmp_path, pres
     filled(directory, payloads).close()
     path = directory / f"journal-{0:020}"
     whole = bytearray(path.read_bytes())
-    start = 3 * SECTOR
+    start = FIRST + 2 * SECTOR
     assert len(whole) == start + 3 * SECTOR
     for sector in range(3):
         if sector >= present or present == 3:
@@ -351,7 +324,7 @@ def test_a_hole_before_a_valid_record_is_damage(tmp_path):
     filled(directory, numbered(3)).close()
     path = directory / f"journal-{0:020}"
     whole = bytearray(path.read_bytes())
-    whole[2 * SECTOR : 3 * SECTOR] = bytes(SECTOR)
+    whole[FIRST + SECTOR : FIRST + 2 * SECTOR] = bytes(SECTOR)
     path.write_bytes(whole)
     with pytest.raises(JournalDamagedError):
         Journal.open(directory)
@@ -376,14 +349,16 @@ def test_a_journal_that_ends_early_before_another_is_noticed(tmp_path):
     assert state_of(directory) == (9, numbered(9))
     path = directory / f"journal-{4:020}"
     whole = path.read_bytes()
-    path.write_bytes(whole[: 3 * SECTOR])
-    with pytest.raises(JournalError, match="begins after index 7, but the journal before it ends with 6"):
+    path.write_bytes(whole[: FIRST + 2 * SECTOR])
+    with pytest.raises(
+        JournalError, match="follows a snapshot that is not there, and what is before it ends with entry 6"
+    ):
         Journal.open(directory)
     # Only the newest journal can end with an unfinished record.
-    path.write_bytes(whole[: 3 * SECTOR + 10])
+    path.write_bytes(whole[: FIRST + 2 * SECTOR + 10])
     with pytest.raises(JournalDamagedError):
         Journal.open(directory)
-    assert path.read_bytes() == whole[: 3 * SECTOR + 10]
+    assert path.read_bytes() == whole[: FIRST + 2 * SECTOR + 10]
 
 
 def test_files_and_records_in_the_wrong_place_are_noticed(tmp_path):
@@ -397,7 +372,7 @@ def test_files_and_records_in_the_wrong_place_are_noticed(tmp_path):
     # The first record once more, in place of the second.
     first, second, end = SECTOR, 2 * SECTOR, 3 * SECTOR
     journals[2].write_bytes(kept[2][:second] + kept[2][first:second] + kept[2][end:])
-    with pytest.raises(JournalDamagedError, match="it holds index 3 where 4 was expected"):
+    with pytest.raises(JournalDamagedError, match="it holds record 1 where 2 was expected"):
         Journal.open(directory)
     journals[2].write_bytes(kept[2])
     snapshot = directory / f"snapshot-{2:020}"
@@ -408,10 +383,10 @@ def test_files_and_records_in_the_wrong_place_are_noticed(tmp_path):
 
 def test_files_of_another_cluster_are_refused(tmp_path):
     filled(tmp_path / "one", numbered(5), snapshot_after=(3,)).close()
-    other = Journal.create(tmp_path / "two", uuid.UUID(int=8))
+    other = Journal.create(tmp_path / "two", uuid.UUID(int=8), NODE)
     for index in range(1, 4):
-        other.append(index, b"other")
-    other.write_snapshot(b"other|other|other")
+        append(other, index, b"other")
+    snapshot(other, b"other|other|other")
     other.close()
     shutil.copy(tmp_path / "two" / f"journal-{3:020}", tmp_path / "one")
     with pytest.raises(JournalError, match="belongs to cluster"):
@@ -419,15 +394,12 @@ def test_files_of_another_cluster_are_refused(tmp_path):
 
 
 def test_another_format_version_is_named(tmp_path):
-    from liftbridge._log import crc32c
-
     filled(tmp_path / "metadata", []).close()
     path = tmp_path / "metadata" / f"journal-{0:020}"
     header = bytearray(path.read_bytes())
-    header[8:12] = (2).to_bytes(4, "little")
-    header[36:40] = crc32c(bytes(header[:36])).to_bytes(4, "little")
+    header[8:12] = (3).to_bytes(4, "little")
     path.write_bytes(header)
-    with pytest.raises(JournalError, match="format version 2"):
+    with pytest.raises(JournalError, match="format version 3"):
         Journal.open(tmp_path / "metadata")
 
 
@@ -450,41 +422,43 @@ def test_a_file_of_anything_is_a_clear_error(tmp_path, data):
 # ---------------------------------------------------------------------------------- disks that refuse
 
 FULL_DISK = """
-import resource, signal, sys, uuid
+import resource, signal, sys
 from pathlib import Path
+from journals import CLUSTER, NODE, append, snapshot
 from liftbridge.broker.journal import Journal, JournalError
 
 directory = Path(sys.argv[1])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-journal = Journal.create(directory, uuid.UUID(int=7))
-journal.append(1, b"operation 1")
+journal = Journal.create(directory, CLUSTER, NODE)
+append(journal, 1, b"operation 1")
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1024 + 700, hard))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1536 + 700, hard))
 for _ in range(3):
     try:
-        journal.append(2, b"x" * 4000)
+        append(journal, 2, b"x" * 4000)
     except JournalError as error:
         assert "could not be written" in str(error), error
     else:
         raise AssertionError("it was written")
     assert journal.failed is None
 try:
-    journal.write_snapshot(b"y" * 4000)
+    snapshot(journal, b"y" * 4000)
 except JournalError as error:
     assert "no snapshot" in str(error), error
 else:
     raise AssertionError("the snapshot was written")
 assert journal.failed is None
-journal.append(2, b"operation 2")
+append(journal, 2, b"operation 2")
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-journal.append(3, b"operation 3")
-journal.write_snapshot(b"operation 1|operation 2|operation 3")
-journal.append(4, b"operation 4")
+append(journal, 3, b"operation 3")
+snapshot(journal, b"operation 1|operation 2|operation 3")
+append(journal, 4, b"operation 4")
 """
 
 
 def test_a_full_disk_refuses_operations_and_nothing_else(tmp_path):
-    subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path / "metadata")], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path / "metadata")], check=True, env=environment)
     assert state_of(tmp_path / "metadata") == (4, numbered(4))
 
 
@@ -494,13 +468,13 @@ def test_an_error_while_writing_and_cutting_back_is_final(tmp_path):
     read_only = os.open(tmp_path / "metadata" / f"journal-{0:020}", os.O_RDONLY)
     os.dup2(read_only, journal._descriptor)
     with pytest.raises(JournalError, match="until the server is restarted"):
-        journal.append(2, b"operation 2")
+        append(journal, 2, b"operation 2")
     assert journal.failed is not None
     assert not journal.snapshot_due
     with pytest.raises(JournalError, match="until the server is restarted"):
-        journal.append(2, b"operation 2")
+        append(journal, 2, b"operation 2")
     with pytest.raises(JournalError, match="until the server is restarted"):
-        journal.write_snapshot(b"operation 1")
+        snapshot(journal, b"operation 1")
     journal.close()
     os.close(read_only)
     assert state_of(tmp_path / "metadata") == (1, numbered(1))
@@ -519,9 +493,9 @@ def test_an_error_while_syncing_is_final(tmp_path):
 
     journal._hook = break_file
     with pytest.raises(JournalError, match="could not be synced"):
-        journal.append(2, b"operation 2")
+        append(journal, 2, b"operation 2")
     with pytest.raises(JournalError, match="could not be synced"):
-        journal.append(2, b"operation 2")
+        append(journal, 2, b"operation 2")
     assert journal.last_index == 1
     journal.close()
     # The operation was written; whether it is found is a matter of luck, and here it is.
@@ -531,7 +505,7 @@ def test_an_error_while_syncing_is_final(tmp_path):
 def test_an_operation_that_is_too_large_is_refused(tmp_path):
     journal = filled(tmp_path / "metadata", [])
     with pytest.raises(JournalError, match="fewer partitions"):
-        journal.append(1, bytes(64 * 1024 * 1024 + 1))
-    journal.append(1, b"operation 1")
+        append(journal, 1, bytes(64 * 1024 * 1024 + 1))
+    append(journal, 1, b"operation 1")
     journal.close()
     assert state_of(tmp_path / "metadata") == (1, numbered(1))

@@ -293,3 +293,161 @@ class Cursor(_message.Message):
     cursor_id: str
     offset: int
     def __init__(self, stream: _Optional[str] = ..., partition: _Optional[int] = ..., cursor_id: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class RaftMembers(_message.Message):
+    __slots__ = ("voters", "learners")
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
+    LEARNERS_FIELD_NUMBER: _ClassVar[int]
+    voters: _containers.RepeatedScalarFieldContainer[int]
+    learners: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, voters: _Optional[_Iterable[int]] = ..., learners: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class RaftEntry(_message.Message):
+    __slots__ = ("index", "term", "kind", "data")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    term: int
+    kind: int
+    data: bytes
+    def __init__(self, index: _Optional[int] = ..., term: _Optional[int] = ..., kind: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class RaftSnapshotMeta(_message.Message):
+    __slots__ = ("index", "term", "members")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    term: int
+    members: RaftMembers
+    def __init__(self, index: _Optional[int] = ..., term: _Optional[int] = ..., members: _Optional[_Union[RaftMembers, _Mapping]] = ...) -> None: ...
+
+class RaftVoteRequest(_message.Message):
+    __slots__ = ("pre", "last_index", "last_term", "ballot", "forced")
+    PRE_FIELD_NUMBER: _ClassVar[int]
+    LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAST_TERM_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    FORCED_FIELD_NUMBER: _ClassVar[int]
+    pre: bool
+    last_index: int
+    last_term: int
+    ballot: int
+    forced: bool
+    def __init__(self, pre: bool = ..., last_index: _Optional[int] = ..., last_term: _Optional[int] = ..., ballot: _Optional[int] = ..., forced: bool = ...) -> None: ...
+
+class RaftVoteReply(_message.Message):
+    __slots__ = ("pre", "granted", "to_incarnation", "ballot")
+    PRE_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
+    TO_INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    BALLOT_FIELD_NUMBER: _ClassVar[int]
+    pre: bool
+    granted: bool
+    to_incarnation: int
+    ballot: int
+    def __init__(self, pre: bool = ..., granted: bool = ..., to_incarnation: _Optional[int] = ..., ballot: _Optional[int] = ...) -> None: ...
+
+class RaftAppend(_message.Message):
+    __slots__ = ("sequence", "prev_index", "prev_term", "entries", "commit")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PREV_INDEX_FIELD_NUMBER: _ClassVar[int]
+    PREV_TERM_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    prev_index: int
+    prev_term: int
+    entries: _containers.RepeatedCompositeFieldContainer[RaftEntry]
+    commit: int
+    def __init__(self, sequence: _Optional[int] = ..., prev_index: _Optional[int] = ..., prev_term: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[RaftEntry, _Mapping]]] = ..., commit: _Optional[int] = ...) -> None: ...
+
+class RaftAppendReply(_message.Message):
+    __slots__ = ("to_incarnation", "sequence", "accepted", "match", "prev_index", "hint_index", "hint_term", "last_index")
+    TO_INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    PREV_INDEX_FIELD_NUMBER: _ClassVar[int]
+    HINT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    HINT_TERM_FIELD_NUMBER: _ClassVar[int]
+    LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    to_incarnation: int
+    sequence: int
+    accepted: bool
+    match: int
+    prev_index: int
+    hint_index: int
+    hint_term: int
+    last_index: int
+    def __init__(self, to_incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., accepted: bool = ..., match: _Optional[int] = ..., prev_index: _Optional[int] = ..., hint_index: _Optional[int] = ..., hint_term: _Optional[int] = ..., last_index: _Optional[int] = ...) -> None: ...
+
+class RaftSnapshotChunk(_message.Message):
+    __slots__ = ("sequence", "meta", "offset", "total", "checksum", "data")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    META_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    meta: RaftSnapshotMeta
+    offset: int
+    total: int
+    checksum: int
+    data: bytes
+    def __init__(self, sequence: _Optional[int] = ..., meta: _Optional[_Union[RaftSnapshotMeta, _Mapping]] = ..., offset: _Optional[int] = ..., total: _Optional[int] = ..., checksum: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class RaftSnapshotReply(_message.Message):
+    __slots__ = ("to_incarnation", "sequence", "index", "received", "installed")
+    TO_INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    INSTALLED_FIELD_NUMBER: _ClassVar[int]
+    to_incarnation: int
+    sequence: int
+    index: int
+    received: int
+    installed: bool
+    def __init__(self, to_incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., index: _Optional[int] = ..., received: _Optional[int] = ..., installed: bool = ...) -> None: ...
+
+class RaftTimeoutNow(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RaftRemoved(_message.Message):
+    __slots__ = ("index",)
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    def __init__(self, index: _Optional[int] = ...) -> None: ...
+
+class RaftMessage(_message.Message):
+    __slots__ = ("source", "target", "term", "incarnation", "vote_request", "vote_reply", "append", "append_reply", "snapshot_chunk", "snapshot_reply", "timeout_now", "removed")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    VOTE_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    VOTE_REPLY_FIELD_NUMBER: _ClassVar[int]
+    APPEND_FIELD_NUMBER: _ClassVar[int]
+    APPEND_REPLY_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_CHUNK_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_REPLY_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_NOW_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    source: int
+    target: int
+    term: int
+    incarnation: int
+    vote_request: RaftVoteRequest
+    vote_reply: RaftVoteReply
+    append: RaftAppend
+    append_reply: RaftAppendReply
+    snapshot_chunk: RaftSnapshotChunk
+    snapshot_reply: RaftSnapshotReply
+    timeout_now: RaftTimeoutNow
+    removed: RaftRemoved
+    def __init__(self, source: _Optional[int] = ..., target: _Optional[int] = ..., term: _Optional[int] = ..., incarnation: _Optional[int] = ..., vote_request: _Optional[_Union[RaftVoteRequest, _Mapping]] = ..., vote_reply: _Optional[_Union[RaftVoteReply, _Mapping]] = ..., append: _Optional[_Union[RaftAppend, _Mapping]] = ..., append_reply: _Optional[_Union[RaftAppendReply, _Mapping]] = ..., snapshot_chunk: _Optional[_Union[RaftSnapshotChunk, _Mapping]] = ..., snapshot_reply: _Optional[_Union[RaftSnapshotReply, _Mapping]] = ..., timeout_now: _Optional[_Union[RaftTimeoutNow, _Mapping]] = ..., removed: _Optional[_Union[RaftRemoved, _Mapping]] = ...) -> None: ...

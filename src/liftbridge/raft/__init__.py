@@ -1,0 +1,54 @@
+"""Consensus on metadata: an own Raft, pure. Its caller stores, sends and applies what it says."""
+
+from __future__ import annotations
+
+from liftbridge.raft.core import Raft
+from liftbridge.raft.messages import (
+    Append,
+    AppendReply,
+    Entry,
+    EntryKind,
+    HardState,
+    Members,
+    Message,
+    NodeId,
+    Removed,
+    Snapshot,
+    SnapshotChunk,
+    SnapshotMeta,
+    SnapshotReply,
+    TimeoutNow,
+    VoteReply,
+    VoteRequest,
+)
+from liftbridge.raft.options import Options
+from liftbridge.raft.ready import Ready, Refusal, Role, Stored
+from liftbridge.raft.storedmembers import MembersError, decode_members, encode_members
+
+__all__ = [
+    "Append",
+    "AppendReply",
+    "Entry",
+    "EntryKind",
+    "HardState",
+    "Members",
+    "MembersError",
+    "Message",
+    "NodeId",
+    "Options",
+    "Raft",
+    "Ready",
+    "Refusal",
+    "Removed",
+    "Role",
+    "Snapshot",
+    "SnapshotChunk",
+    "SnapshotMeta",
+    "SnapshotReply",
+    "Stored",
+    "TimeoutNow",
+    "VoteReply",
+    "VoteRequest",
+    "decode_members",
+    "encode_members",
+]
