@@ -124,7 +124,7 @@ class _Run:
             host.clock.set_rate(random.uniform(0.9, 1.1))
         self.faults = Faults(world, self.cluster, profile)
         self._acked: int | None = None
-        self._answered = False
+        self._ask_at = 0
 
     def trouble(self, duration: int) -> None:
         """Let things go wrong."""
@@ -181,8 +181,9 @@ class _Run:
                     self._acked = index
                     self.cluster.checks.ack(9999, 1, index)
 
-            if not leader.waiting:
-                leader.propose(command(9999, 1), told)
+            now = self.world.scheduler.now
+            if now >= self._ask_at and leader.propose(command(9999, 1), told):
+                self._ask_at = now + 300 * MILLISECOND
         return False
 
     def _state(self) -> str:

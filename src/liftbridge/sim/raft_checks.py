@@ -328,7 +328,7 @@ class Checks:
         if core.commit != before[1]:
             if core.commit < before[1]:
                 self.fail(f"{host} takes back a commit, from {before[1]} to {core.commit}")
-            self._commits(host, core, before[1])
+            self._commits(host, core, before)
 
     def _elected(self, host: Host, core: Raft) -> None:
         term, node = core.term, core.node_id
@@ -353,10 +353,12 @@ class Checks:
         self._led_since[term] = host.last_tick
         self._quiet_members.clear()
 
-    def _commits(self, host: Host, core: Raft, before: int) -> None:
+    def _commits(self, host: Host, core: Raft, seen: tuple[int, int, bool]) -> None:
+        before = seen[1]
         log, commit = core.log, core.commit
         term = log.term_at(commit)
-        if core.is_leader and commit > self.committed_to:
+        # One that commits its own removal has led until then.
+        if (core.is_leader or seen == (core.term, before, True)) and commit > self.committed_to:
             if term != core.term:
                 self.fail(f"{host} commits {commit} of term {term} in term {core.term} by counting")
             voters = core.members.voters
