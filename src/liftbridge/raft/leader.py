@@ -218,6 +218,9 @@ class Leadership:
             found = progress.mode is Mode.PROBE
             if found or progress.is_missing(reply.sequence, reply.last_index):
                 progress.replicate(self._core.sequence + 1)
+            elif progress.is_unanswered(reply.sequence) and self._log.term_at(progress.in_flight[0][1]) is not None:
+                # The follower has those entries, and what it said of them got lost: let it say that again.
+                self._send_append(reply.source, progress, progress.in_flight[0][1], ())
         if news:
             self._advance_commit()
 
@@ -235,7 +238,8 @@ class Leadership:
         if self._log.term_at(place) != reply.hint_term:
             # There the follower has entries of a term that this log does not have there.
             place = min(place, max(reply.hint_index - 1, 0))
-        return place
+        # Never above what was asked for: when the base is all there is, only a snapshot helps.
+        return min(place, reply.prev_index - 1, reply.last_index)
 
     def _on_chunk_reply(self, progress: Progress, reply: SnapshotReply) -> None:
         sending = progress.mode is Mode.SNAPSHOT

@@ -89,6 +89,10 @@ class Progress:
         """Whether a message with entries got lost: a later one is answered, and the log ends before."""
         return bool(self.in_flight) and self.in_flight[0][0] < sequence and last_index < self.in_flight[0][1]
 
+    def is_unanswered(self, sequence: int) -> bool:
+        """Whether a message with entries was not answered, and a later one is."""
+        return bool(self.in_flight) and self.in_flight[0][0] < sequence
+
     def idle_heartbeats(self) -> bool:
         """At a heartbeat: whether the piece that is out was out at the one before, and so is lost."""
         idle = self.waiting and self._chunk_at_heartbeat == self.chunk
