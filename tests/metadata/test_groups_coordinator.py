@@ -10,6 +10,7 @@ from liftbridge.broker.config import GroupsConfig
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.groups import ConsumerGroups, Liveness
 from liftbridge.broker.identity import DataDirectory
+from liftbridge.broker.journal import Journal, JournalError
 from liftbridge.metadata.errors import MetadataCode, MetadataError
 from liftbridge.metadata.operations import ChangeGroupCoordinator, CreateStream, JoinGroup, LeaveGroup
 from liftbridge.metadata.placement import Placement
@@ -111,14 +112,14 @@ async def test_a_sign_of_life_while_others_are_written_counts(controller, groups
 async def test_who_is_just_being_removed_is_told(controller, groups, mock_clock, monkeypatch):
     epoch = (await groups.join("g", "c1", ["a"])).epoch
     written, go_on = trio.Event(), trio.Event()
-    append = controller._journal.append
+    save = Journal.save
 
-    def slow(index, payload):
+    def slow(*arguments):
         trio.from_thread.run_sync(written.set)
         trio.from_thread.run(go_on.wait)
-        append(index, payload)
+        save(*arguments)
 
-    monkeypatch.setattr(controller._journal, "append", slow)
+    monkeypatch.setattr(Journal, "save", slow)
     mock_clock.jump(10)
     await written.wait()
     with pytest.raises(MetadataError, match="silent for too long") as caught:
@@ -131,18 +132,16 @@ async def test_who_is_just_being_removed_is_told(controller, groups, mock_clock,
 async def test_a_removal_that_cannot_be_stored_is_tried_again(
     controller, groups, mock_clock, monkeypatch, caplog
 ):
-    from liftbridge.broker.journal import JournalError
-
     await groups.join("g", "c1", ["a"])
     await groups.join("g", "c2", ["a"])
     tried = []
 
-    def failing(index, payload):
-        tried.append(index)
+    def failing(*arguments):
+        tried.append(arguments)
         raise JournalError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(controller._journal, "append", failing)
+        patch.setattr(Journal, "save", failing)
         mock_clock.jump(10)
         await until(lambda: len(tried) == 2)
         await settle(controller)

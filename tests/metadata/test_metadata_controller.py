@@ -14,13 +14,17 @@ from metadata_cases import create
 
 from liftbridge.broker.controller import LEADER_UNKNOWN_TEXT, Controller, ControllerStartError
 from liftbridge.broker.identity import DataDirectory
+from liftbridge.broker.journal import Journal, JournalError
 from liftbridge.metadata.errors import MetadataCode, MetadataError
 from liftbridge.metadata.model import StreamSettings
 from liftbridge.metadata.operations import CreateStream, DeleteStream
 from liftbridge.proto import internal_pb2
+from liftbridge.raft import Entry, EntryKind
 
 NOW = 1_700_000_000_000_000_000
 NO_KEY = "LIFTBRIDGE_ENCRYPTION_KEY is not set"
+# A cluster begins with its member, and a server with an entry that shows that it leads.
+FIRST = 3
 
 
 @pytest.fixture
@@ -135,11 +139,12 @@ async def test_subscribers_hear_of_what_is_done_before_the_caller_does(data):
 
     controller.subscribe(hear)
     await controller.create_stream(name="a", subject="a")
-    assert heard == [(1, CreateStream, "a")]
+    assert heard == [(FIRST, CreateStream, "a")]
     stream = await controller.propose(create("b", partitions=controller.state.stream("a").partitions))
     await controller.propose(DeleteStream("b", stream.stream_id))
     await controller.delete_stream("a")
-    assert heard[1:] == [(2, CreateStream, "b"), (3, DeleteStream, "b"), (4, DeleteStream, "a")]
+    expected = [(CreateStream, "b"), (DeleteStream, "b"), (DeleteStream, "a")]
+    assert heard[1:] == [(index, *each) for index, each in enumerate(expected, FIRST + 1)]
     await controller.close()
 
 
@@ -158,7 +163,7 @@ async def test_of_concurrent_creates_of_one_name_one_succeeds(data):
             nursery.start_soon(attempt)
     assert outcomes.count("a") == 1
     assert outcomes.count(MetadataCode.ALREADY_EXISTS) == 19
-    assert controller.state.applied_index == 1
+    assert controller.state.applied_index == FIRST
     await controller.close()
 
 
@@ -170,13 +175,13 @@ async def test_a_caller_that_is_cancelled_leaves_state_and_journal_alike(data):
             if step == "record synced":
                 trio.from_thread.run_sync(scope.cancel)
 
-        controller._journal._hook = cancel
+        controller._consensus.journal._hook = cancel
         await controller.create_stream(name="a", subject="a")
         await trio.lowlevel.checkpoint()
     assert scope.cancelled_caught
     assert list(controller.state.streams) == ["a"]
     # What belongs to the operation was done to its end, the snapshot that it made due included.
-    assert (data.path / "metadata" / f"snapshot-{1:020}").exists()
+    assert (data.path / "metadata" / f"snapshot-{FIRST:020}").exists()
 
     with trio.CancelScope() as scope:
         # Cancelled before it began: nothing happens.
@@ -197,7 +202,7 @@ async def test_a_journal_that_fails_stops_changes_and_not_reading(data):
     seen = []
     controller.subscribe(lambda *arguments: seen.append(arguments))
     read_only = os.open(data.path / "metadata" / f"journal-{0:020}", os.O_RDONLY)
-    os.dup2(read_only, controller._journal._descriptor)
+    os.dup2(read_only, controller._consensus.journal._descriptor)
     os.close(read_only)
     for _ in range(2):
         with pytest.raises(MetadataError, match="restarted") as caught:
@@ -232,7 +237,7 @@ async def test_after_closing_there_is_no_leader(data):
 
 async def test_snapshots_bound_the_journal_and_change_nothing(data):
     controller = await started(data, snapshot_entries=5)
-    for number in range(23):
+    for number in range(24 - FIRST):
         await controller.create_stream(name=f"s{number}", subject="s", partitions=3)
     snapshot = controller.state.snapshot()
     await controller.close()
@@ -246,10 +251,10 @@ async def test_snapshots_bound_the_journal_and_change_nothing(data):
 
 
 async def test_a_snapshot_that_cannot_be_written_costs_nothing(data, caplog):
-    controller = await started(data, snapshot_entries=2)
+    controller = await started(data, snapshot_entries=FIRST + 1)
     await controller.create_stream(name="a", subject="a")
     # The place of the snapshot is taken by a directory.
-    blocked = data.path / "metadata" / f"snapshot-{2:020}"
+    blocked = data.path / "metadata" / f"snapshot-{FIRST + 1:020}"
     (blocked / "in the way").mkdir(parents=True)
     await controller.create_stream(name="b", subject="b")
     assert "no snapshot" in caplog.text
@@ -317,25 +322,64 @@ async def test_damage_is_a_start_up_error_that_names_the_file(data):
     await controller.close()
     path = data.path / "metadata" / f"journal-{0:020}"
     whole = path.read_bytes()
-    path.write_bytes(whole[:1040] + b"?" + whole[1041:])
-    with pytest.raises(ControllerStartError, match=f"{path} is damaged at byte 1024"):
+    # A sector for the header, and one for each record before that of the first stream.
+    at = 4 * 512
+    path.write_bytes(whole[: at + 16] + b"?" + whole[at + 17 :])
+    with pytest.raises(ControllerStartError, match=f"{path} is damaged at byte {at}"):
         await started(data)
 
 
-@pytest.mark.parametrize(
-    ("payload", "text"),
-    [
-        (internal_pb2.Operation(version=1, kind=17).SerializeToString(), "kind 17 is not known"),
-        (create("a").encode(), "exists already"),
-    ],
-)
-async def test_an_operation_that_cannot_be_applied_is_a_start_up_error(data, payload, text):
+async def stored_behind_its_back(data: DataDirectory, payload: bytes) -> int:
+    """Have an operation in the journal that the controller would not have put there; its index."""
     controller = await started(data)
     await controller.create_stream(name="a", subject="a")
-    controller._journal.append(2, payload)
+    journal = controller._consensus.journal
+    index = journal.last_index + 1
+    journal.save(None, [Entry(index, controller._consensus.core.term, EntryKind.COMMAND, payload)])
     await controller.close()
-    with pytest.raises(ControllerStartError, match=f"operation 2 .*{text}"):
+    return index
+
+
+async def test_an_operation_of_another_version_is_a_start_up_error(data):
+    payload = internal_pb2.Operation(version=1, kind=17).SerializeToString()
+    index = await stored_behind_its_back(data, payload)
+    with pytest.raises(ControllerStartError, match=f"operation {index} .*kind 17 is not known"):
         await started(data)
+
+
+async def test_an_operation_that_does_not_fit_changes_nothing(data):
+    await stored_behind_its_back(data, create("a").encode())
+    controller = await started(data)
+    stream = controller.state.stream("a")
+    assert stream.partitions[0].leader == "node1"
+    assert (await controller.create_stream(name="b", subject="b")).name == "b"
+    await controller.close()
+
+
+async def test_a_full_disk_refuses_operations_and_what_comes_after_it_is_stored(data, monkeypatch):
+    controller = await started(data)
+    await controller.create_stream(name="a", subject="a")
+
+    def full(*arguments):
+        raise JournalError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "save", full)
+        for name in ("b", "c"):
+            with pytest.raises(MetadataError, match="the disk is full"):
+                await controller.create_stream(name=name, subject="x")
+    assert list(controller.state.streams) == ["a"]
+    await controller.create_stream(name="c", subject="c")
+    await controller.close()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "save", full)
+        again = await started(data)
+        assert list(again.state.streams) == ["a", "c"], "what is there can be read"
+        with pytest.raises(MetadataError, match="the disk is full"):
+            await again.delete_stream("a")
+    await again.delete_stream("a")
+    await again.close()
 
 
 # ------------------------------------------------------------------------------------------- kill -9

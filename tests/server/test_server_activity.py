@@ -23,6 +23,9 @@ from liftbridge.proto import api_pb2
 
 ACTIVITY = "__activity"
 ENABLED = {"activity.stream.enabled": True}
+# Events have the index of their operation in the log of the metadata. It begins with an entry that says who
+# the members of the cluster are, and each start of a server adds one that shows that it leads.
+FIRST = 3
 
 
 @pytest.fixture
@@ -87,15 +90,15 @@ def test_every_change_is_an_event_and_those_of_the_server_too(server, api):
         create(api, "orders")
     delete(api, "orders")
     expected = [
-        created(1, ACTIVITY),
-        created(2, "__cursors", (0, 1)),
-        created(3, "orders", (0, 1, 2)),
-        deleted(4, "orders"),
-        created(5, "orders"),
-        deleted(6, "orders"),
+        created(FIRST, ACTIVITY),
+        created(FIRST + 1, "__cursors", (0, 1)),
+        created(FIRST + 2, "orders", (0, 1, 2)),
+        deleted(FIRST + 3, "orders"),
+        created(FIRST + 4, "orders"),
+        deleted(FIRST + 5, "orders"),
     ]
     assert events(api, 6) == expected
-    assert all_events(api, 6) == expected
+    assert all_events(api, FIRST + 5) == expected
 
 
 def test_the_stream_is_the_servers_own(server, api):
@@ -120,7 +123,7 @@ def test_there_is_no_stream_unless_it_is_asked_for(server, api):
     server.stop()
     server.config.update(ENABLED)
     server.start()
-    assert all_events(server.api(), 2) == [created(1, "orders"), created(2, ACTIVITY)]
+    assert all_events(server.api(), FIRST + 2) == [created(FIRST, "orders"), created(FIRST + 2, ACTIVITY)]
 
 
 @pytest.mark.parametrize("policy", ["none", "leader", "all"])
@@ -129,19 +132,20 @@ def test_every_ack_policy(tmp_path, policy):
     with Server(tmp_path / "server", config) as server:
         api = server.api()
         create(api, "orders")
-        assert events(api, 2) == [created(1, ACTIVITY), created(2, "orders")]
+        assert events(api, 2) == [created(FIRST, ACTIVITY), created(FIRST + 1, "orders")]
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_events_go_on_after_a_restart_without_gap_and_twice(server, end):
     """Ended at any moment: events that were not out yet follow, those that were are not repeated."""
-    indexes = itertools.count(2)
-    expected = [created(1, ACTIVITY)]
+    indexes = itertools.count(FIRST + 1)
+    expected = [created(FIRST, ACTIVITY)]
     for _ in range(6):
         api = server.api()
         expected += [created(next(indexes), create(api)) for _ in range(10)]
         getattr(server, end)()
         server.start()
+        next(indexes)
     expected.append(created(next(indexes), create(server.api())))
     assert all_events(server.api(), expected[-1].id) == expected
 
@@ -151,15 +155,16 @@ def test_operations_without_nats_are_told_of_when_it_is_back(tmp_path):
         config = {**ENABLED, "nats.servers": nats.url}
         with Server(tmp_path / "server", config, embedded=False) as server:
             api = server.api()
-            assert events(api, 1) == [created(1, ACTIVITY)]
-            wait_published(server, 1)
+            assert events(api, 1) == [created(FIRST, ACTIVITY)]
+            wait_published(server, FIRST)
             nats.stop()
             server.wait_log("no NATS yet")
             names = [create(api) for _ in range(3)]
-            server.wait_log("the event of operation 2 is not in the activity stream yet")
+            server.wait_log(f"the event of operation {FIRST + 1} is not in the activity stream yet")
             nats.start()
-            expected = [created(1, ACTIVITY), *(created(2 + i, name) for i, name in enumerate(names))]
-            assert all_events(api, 4) == expected
+            expected = [created(FIRST, ACTIVITY)]
+            expected += [created(index, name) for index, name in enumerate(names, FIRST + 1)]
+            assert all_events(api, expected[-1].id) == expected
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
@@ -168,16 +173,17 @@ def test_what_a_server_without_nats_could_not_publish_comes_after_its_restart(tm
         config = {**ENABLED, "nats.servers": nats.url}
         with Server(tmp_path / "server", config, embedded=False) as server:
             api = server.api()
-            assert events(api, 1) == [created(1, ACTIVITY)]
-            wait_published(server, 1)
+            assert events(api, 1) == [created(FIRST, ACTIVITY)]
+            wait_published(server, FIRST)
             nats.stop()
             server.wait_log("no NATS yet")
             names = [create(api) for _ in range(3)]
             getattr(server, end)()
             nats.start()
             server.start()
-            expected = [created(1, ACTIVITY), *(created(2 + i, name) for i, name in enumerate(names))]
-            assert all_events(server.api(), 4) == expected
+            expected = [created(FIRST, ACTIVITY)]
+            expected += [created(index, name) for index, name in enumerate(names, FIRST + 1)]
+            assert all_events(server.api(), expected[-1].id) == expected
 
 
 def test_operations_beyond_those_in_memory_come_from_the_journal(tmp_path):
@@ -185,12 +191,12 @@ def test_operations_beyond_those_in_memory_come_from_the_journal(tmp_path):
         config = {**ENABLED, "nats.servers": nats.url}
         with Server(tmp_path / "server", config, embedded=False) as server:
             api = server.api()
-            assert events(api, 1) == [created(1, ACTIVITY)]
-            wait_published(server, 1)
+            assert events(api, 1) == [created(FIRST, ACTIVITY)]
+            wait_published(server, FIRST)
             nats.stop()
             server.wait_log("no NATS yet")
-            expected = [created(1, ACTIVITY)]
-            for index in range(2, 2 * MAX_WAITING, 2):
+            expected = [created(FIRST, ACTIVITY)]
+            for index in range(FIRST + 1, 2 * MAX_WAITING, 2):
                 create(api, "again")
                 delete(api, "again")
                 expected += [created(index, "again"), deleted(index + 1, "again")]
@@ -212,7 +218,7 @@ def test_operations_beyond_those_in_memory_come_from_the_journal(tmp_path):
 )
 def test_a_stream_that_retention_has_emptied_does_not_begin_anew(server, api):
     create(api, "orders")
-    wait_published(server, 2)
+    wait_published(server, FIRST + 1)
     # Only now is nothing added any more: an event whose ack comes late on a busy machine is in it twice.
     until(lambda: partition_metadata(api, ACTIVITY).newestOffset == -1)
     following = partition_metadata(api, ACTIVITY).highWatermark + 1
@@ -225,7 +231,7 @@ def test_a_stream_that_retention_has_emptied_does_not_begin_anew(server, api):
     call = subscribe(api, ACTIVITY, startPosition=api_pb2.EARLIEST)
     (message,) = take(call, 1)
     call.cancel()
-    assert (message.offset, event_of(message)) == (following, created(3, "later"))
+    assert (message.offset, event_of(message)) == (following, created(FIRST + 3, "later"))
 
 
 @pytest.mark.parametrize("settings", [{**ENABLED, "clustering.replication.max.bytes": 180}])
@@ -234,26 +240,26 @@ def test_an_event_that_is_too_large_goes_without_its_lists_or_not_at_all(server,
     create(api, "n" * 240)
     create(api, "last")
     short = api_pb2.ActivityStreamEvent(
-        id=2, op=api_pb2.CREATE_STREAM, createStreamOp=api_pb2.CreateStreamOp(stream="wide")
+        id=FIRST + 1, op=api_pb2.CREATE_STREAM, createStreamOp=api_pb2.CreateStreamOp(stream="wide")
     )
-    assert all_events(api, 4) == [created(1, ACTIVITY), short, created(4, "last")]
-    assert "the event of operation 3 is left out" in server.log
+    assert all_events(api, FIRST + 3) == [created(FIRST, ACTIVITY), short, created(FIRST + 3, "last")]
+    assert f"the event of operation {FIRST + 2} is left out" in server.log
 
 
 @pytest.mark.parametrize("content", ["", "x", "-1", "99", "\x00"])
 def test_a_position_file_that_cannot_be_is_told_of_and_not_believed(server, api, content):
     create(api, "orders")
-    assert all_events(api, 2) == [created(1, ACTIVITY), created(2, "orders")]
+    assert all_events(api, FIRST + 1) == [created(FIRST, ACTIVITY), created(FIRST + 1, "orders")]
     server.stop()
     (server.data_dir / "metadata" / "activity").write_text(content)
     server.start()
     create(server.api(), "later")
-    assert all_events(server.api(), 3)[2:] == [created(3, "later")]
+    assert all_events(server.api(), FIRST + 3)[2:] == [created(FIRST + 3, "later")]
     assert "the stream has to do without it" in server.log
 
 
 def test_what_others_put_into_the_stream_moves_no_position(server, api):
-    assert events(api, 1) == [created(1, ACTIVITY)]
+    assert events(api, 1) == [created(FIRST, ACTIVITY)]
     forged = created(1 << 60, "forged")
     publish(api, ACTIVITY, forged.SerializeToString())
     publish(api, ACTIVITY, b"\xff")
@@ -265,10 +271,10 @@ def test_what_others_put_into_the_stream_moves_no_position(server, api):
     create(api, "orders")
     call = subscribe(api, ACTIVITY, startPosition=api_pb2.EARLIEST)
     assert [message.value for message in take(call, 5)] == [
-        created(1, ACTIVITY).SerializeToString(),
+        created(FIRST, ACTIVITY).SerializeToString(),
         forged.SerializeToString(),
         b"\xff",
         b"noise",
-        created(2, "orders").SerializeToString(),
+        created(FIRST + 2, "orders").SerializeToString(),
     ]
     call.cancel()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -92,12 +92,13 @@ class Activity:
             for index, operation in operations:
                 if index != self._position + 1:
                     self._note_gap(index - 1)
-                await self._publish(index, operation)
+                if operation is not None:
+                    await self._publish(index, operation)
                 self._position = index
             if self._position == self._controller.state.applied_index and self._saved != self._position:
                 await self._save()
 
-    async def _next(self) -> list[tuple[int, Operation]]:
+    async def _next(self) -> Sequence[tuple[int, Operation | None]]:
         """Wait for operations beyond the position, and return some: the next ones."""
         while True:
             while self._waiting and self._waiting[0][0] <= self._position:
@@ -109,7 +110,7 @@ class Activity:
                 return await self._from_journal(min(applied, self._position + MAX_WAITING))
             await self._news.wait()
 
-    async def _from_journal(self, last: int) -> list[tuple[int, Operation]]:
+    async def _from_journal(self, last: int) -> Sequence[tuple[int, Operation | None]]:
         for pause in _pauses():
             try:
                 found = await self._controller.operations_after(self._position, last)

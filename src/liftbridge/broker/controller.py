@@ -1,31 +1,34 @@
 """The controller: the one place where metadata changes.
 
-It owns the state of the cluster and the journal that makes it durable, and lets one operation through at a
-time: check against the state, journal, apply, tell the subscribers. The order is the invariant:
+It owns the state of the cluster, and lets one operation through at a time: check against the state, have it
+agreed on (`consensus.py`), which stores and applies it, tell the subscribers. The order is the invariant:
 
 - A refused operation never reaches the journal.
-- Nothing is applied, and nobody is told, before the operation is on the disk.
-- Once the journal has it, it is applied: the section between is shielded from cancellation. A caller that
-  gave up may find that its operation took place.
+- Nothing is applied, and nobody is told, before the operation is agreed on and on the disk.
+- A caller that gave up may find that its operation took place.
 - When the journal fails, whether the disk has the operation is unknown. No further operation is accepted
   until a restart has read the truth from the disk; reading metadata goes on.
 
-This server is its own cluster: always the leader, the only broker.
+This server is its own cluster: the only member of the consensus, the only broker.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import trio
 
+from liftbridge.broker.consensus import Consensus, NotLeadingError
 from liftbridge.broker.identity import DataDirectory, DataDirectoryError
-from liftbridge.broker.journal import Journal, JournalDamagedError, JournalError, Recovered, read_entries
+from liftbridge.broker.journal import Journal, JournalError, Recovered, read_entries
+from liftbridge.broker.journal_format import snapshot_path
 from liftbridge.metadata import operations
 from liftbridge.metadata.errors import MetadataCode, MetadataError
+from liftbridge.metadata.groups import Group
 from liftbridge.metadata.model import Stream, StreamSettings
 from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation, OperationError
 from liftbridge.metadata.placement import place
@@ -35,6 +38,7 @@ from liftbridge.metadata.validation import (
     check_delete_stream,
     resolve_replication_factor,
 )
+from liftbridge.raft import Entry, EntryKind, Members, Message, Snapshot, encode_members
 
 logger = logging.getLogger("liftbridge.metadata")
 
@@ -61,23 +65,23 @@ class Controller:
 
     def __init__(
         self,
-        state: ClusterState,
-        journal: Journal,
+        consensus: Consensus,
+        metadata: _Metadata,
         *,
         broker: str,
         namespace: str,
         clock: Callable[[], int],
         encryption_refusal: str = "",
     ) -> None:
-        self.state = state
+        self.state = metadata.state
         self.broker = broker
         self.namespace = namespace
         self.is_leader = True
-        self._journal = journal
+        self._consensus = consensus
+        self._subscribers = metadata.subscribers
         self._clock = clock
         self._encryption_refusal = encryption_refusal
         self._turn = trio.Lock()
-        self._subscribers: list[Subscriber] = []
 
     @classmethod
     async def start(
@@ -102,11 +106,18 @@ class Controller:
 
         Raises ControllerStartError. Cancelling waits until the directory is in order.
         """
-        state, journal = await trio.to_thread.run_sync(_open, data, bootstrap)
+        journal, recovered = await trio.to_thread.run_sync(_open, data, bootstrap)
         journal.snapshot_entries = snapshot_entries
+        metadata = _Metadata(journal.directory)
+        try:
+            consensus = Consensus(journal, recovered, metadata, _nobody)
+            await consensus.start()
+        except BaseException:
+            journal.close()
+            raise
         return cls(
-            state,
-            journal,
+            consensus,
+            metadata,
             broker=data.server_id,
             namespace=namespace,
             clock=clock,
@@ -192,24 +203,29 @@ class Controller:
         check_delete_stream(name)
         return _stream(await self.change(lambda state: DeleteStream(name, state.stream(name).stream_id)))
 
-    async def operations_after(self, index: int, last: int) -> list[tuple[int, Operation]]:
-        """The operations after `index`, up to `last`, by index, as far as the journal still has them.
+    async def operations_after(self, index: int, last: int) -> list[tuple[int, Operation | None]]:
+        """The entries after `index`, up to `last`, by index, as far as the journal still has them; None for
+        one that is no operation.
 
         Raises OSError when it cannot be read.
         """
-        entries = await trio.to_thread.run_sync(read_entries, self._journal.directory, index, last)
-        return [(index, operations.decode(payload)) for index, payload in entries]
+        journal = self._consensus.journal
+        entries = await trio.to_thread.run_sync(read_entries, journal.directory, index, last)
+        return [
+            (entry.index, operations.decode(entry.data) if entry.kind is EntryKind.COMMAND else None)
+            for entry in entries
+        ]
 
     def keep_operations_after(self, index: int) -> None:
         """Keep what follows `index` in the journal, within its bounds, also when a snapshot has it."""
-        self._journal.keep_after = index
+        self._consensus.journal.keep_after = index
 
     async def close(self) -> None:
         """Wait for the operation under way and release the journal. Later operations find no leader."""
         with trio.CancelScope(shield=True):
             async with self._turn:
                 self.is_leader = False
-                await trio.to_thread.run_sync(self._journal.close)
+                await self._consensus.close()
 
     def _check_available(self, settings: StreamSettings) -> None:
         """Refuse what this server would otherwise silently not do; 0 and False ask for nothing."""
@@ -224,29 +240,74 @@ class Controller:
             raise MetadataError(MetadataCode.INTERNAL, LEADER_UNKNOWN_TEXT)
 
     async def _commit(self, operation: Operation) -> Outcome:
-        """Check, journal, apply, tell. The caller holds the turn, and knows that this server leads."""
+        """Check, and have it agreed on. The caller holds the turn, and knows that this server leads."""
         self.state.check(operation)
-        index = self._journal.last_index + 1
-        with trio.CancelScope(shield=True):
-            try:
-                await trio.to_thread.run_sync(self._journal.append, index, operation.encode())
-            except JournalError as error:
-                # The text says it all; where in our code it happened helps nobody.
-                logger.error("metadata operation %d was not stored: %s", index, error)  # noqa: TRY400
-                raise MetadataError(MetadataCode.INTERNAL, str(error)) from error
-            result = self.state.apply(index, operation)
-            for subscriber in self._subscribers:
-                subscriber(index, operation, result)
-            if self._journal.snapshot_due:
-                await self._take_snapshot()
+        try:
+            result = await self._consensus.propose(operation.encode())
+        except NotLeadingError as error:
+            raise MetadataError(MetadataCode.INTERNAL, LEADER_UNKNOWN_TEXT) from error
+        except JournalError as error:
+            # The text says it all; where in our code it happened helps nobody.
+            logger.error("a metadata operation was not stored: %s", error)  # noqa: TRY400
+            raise MetadataError(MetadataCode.INTERNAL, str(error)) from error
+        if isinstance(result, MetadataError):
+            raise result
+        assert isinstance(result, Stream | Group), result
         return result
 
-    async def _take_snapshot(self) -> None:
-        """Bound the journal. The operation that made it due is durable whatever comes of this."""
+
+class _Metadata:
+    """The state of the cluster as what the consensus is about.
+
+    Attributes:
+        state: the state.
+        subscribers: told of every operation that has changed it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.state = ClusterState()
+        self.subscribers: list[Subscriber] = []
+        self._directory = directory
+
+    def apply(self, index: int, data: bytes) -> object:
+        """Apply an operation. Returns what came of it, or the MetadataError with which it was refused.
+
+        Raises ControllerStartError: another version has proposed it, and this one must not go on without it.
+        """
         try:
-            await trio.to_thread.run_sync(lambda: self._journal.write_snapshot(self.state.snapshot()))
-        except JournalError as error:
-            logger.error("%s", error)  # noqa: TRY400
+            operation = operations.decode(data)
+        except OperationError as error:
+            raise ControllerStartError(
+                f"operation {index} of the metadata journal in {self._directory} cannot be applied: {error}"
+            ) from error
+        try:
+            outcome = self.state.apply(index, operation)
+        except MetadataError as error:
+            return error
+        for subscriber in self.subscribers:
+            subscriber(index, operation, outcome)
+        return outcome
+
+    def snapshot(self) -> bytes:
+        """The whole state."""
+        return self.state.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become a state that was stored. Raises ControllerStartError."""
+        path = snapshot_path(self._directory, snapshot.meta.index)
+        try:
+            self.state.restore(snapshot.state)
+        except SnapshotError as error:
+            raise ControllerStartError(f"{path} cannot be used: {error}") from error
+        if self.state.applied_index > snapshot.meta.index:
+            raise ControllerStartError(
+                f"{path} holds the state of index {self.state.applied_index}; restore the directory from a "
+                "copy"
+            )
+
+
+def _nobody(message: Message) -> None:
+    raise AssertionError(f"there is nobody to send {message} to")
 
 
 def _stream(outcome: Outcome | None) -> Stream:
@@ -254,19 +315,17 @@ def _stream(outcome: Outcome | None) -> Stream:
     return outcome
 
 
-def _open(data: DataDirectory, bootstrap: bool) -> tuple[ClusterState, Journal]:
-    """Open the journal of the data directory and replay it, or begin one.
+def _open(data: DataDirectory, bootstrap: bool) -> tuple[Journal, Recovered]:
+    """Open the journal of the data directory, or begin one.
 
     The journal is begun before the directory is marked as belonging to the cluster, so that a directory which
     is marked but has no journal is known to have lost it, and is not taken for a new one.
     """
     directory = data.path / METADATA_DIRECTORY
-    state = ClusterState()
     try:
-        if Journal.exists(directory):
-            journal = _recover(directory, state)
-        else:
-            journal = _bootstrap(directory, data, bootstrap)
+        if not Journal.exists(directory):
+            _bootstrap(directory, data, bootstrap)
+        journal, recovered = Journal.open(directory)
         try:
             data.join_cluster(journal.cluster_id)
         except BaseException:
@@ -276,10 +335,11 @@ def _open(data: DataDirectory, bootstrap: bool) -> tuple[ClusterState, Journal]:
         raise ControllerStartError(str(error)) from error
     except OSError as error:
         raise ControllerStartError(f"the metadata in {directory} cannot be opened: {error}") from error
-    return state, journal
+    return journal, recovered
 
 
-def _bootstrap(directory: Path, data: DataDirectory, bootstrap: bool) -> Journal:
+def _bootstrap(directory: Path, data: DataDirectory, bootstrap: bool) -> None:
+    """Begin a cluster of this server alone."""
     if data.cluster_id is not None:
         raise ControllerStartError(
             f"{directory} holds no metadata, but this server belongs to cluster {data.cluster_id}; restore "
@@ -291,41 +351,7 @@ def _bootstrap(directory: Path, data: DataDirectory, bootstrap: bool) -> Journal
             "with --raft-bootstrap-seed, or use `liftbridge dev` to try things out"
         )
     cluster_id = uuid.uuid4()
+    node_id = secrets.randbelow(2**64 - 1) + 1
     logger.info("beginning cluster %s in %s", cluster_id, data.path)
-    return Journal.create(directory, cluster_id)
-
-
-def _recover(directory: Path, state: ClusterState) -> Journal:
-    journal, recovered = Journal.open(directory)
-    try:
-        if recovered.snapshot is not None:
-            _restore(state, recovered)
-        _replay(state, recovered, directory)
-    except BaseException:
-        journal.close()
-        raise
-    return journal
-
-
-def _restore(state: ClusterState, recovered: Recovered) -> None:
-    assert recovered.snapshot is not None
-    assert recovered.snapshot_path is not None
-    try:
-        state.restore(recovered.snapshot)
-    except SnapshotError as error:
-        raise ControllerStartError(f"{recovered.snapshot_path} cannot be used: {error}") from error
-    if state.applied_index != recovered.snapshot_index:
-        raise JournalDamagedError(
-            recovered.snapshot_path, 0, f"it holds the state of index {state.applied_index}"
-        )
-
-
-def _replay(state: ClusterState, recovered: Recovered, directory: Path) -> None:
-    index = recovered.snapshot_index
-    try:
-        for index, payload in recovered.entries:
-            state.apply(index, operations.decode(payload))
-    except (OperationError, MetadataError) as error:
-        raise ControllerStartError(
-            f"operation {index} of the metadata journal in {directory} cannot be applied: {error}"
-        ) from error
+    members = Entry(1, 1, EntryKind.MEMBERS, encode_members(Members(voters=frozenset({node_id}))))
+    Journal.create(directory, cluster_id, node_id, entries=[members]).close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from liftbridge.raft.codec import CodecError, decode_message, encode_message
 from liftbridge.raft.core import Raft
 from liftbridge.raft.messages import (
     Append,
@@ -28,6 +29,7 @@ from liftbridge.raft.storedmembers import MembersError, decode_members, encode_m
 __all__ = [
     "Append",
     "AppendReply",
+    "CodecError",
     "Entry",
     "EntryKind",
     "HardState",
@@ -50,5 +52,7 @@ __all__ = [
     "VoteReply",
     "VoteRequest",
     "decode_members",
+    "decode_message",
     "encode_members",
+    "encode_message",
 ]

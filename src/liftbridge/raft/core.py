@@ -67,7 +67,13 @@ class Raft:
     """
 
     def __init__(
-        self, node_id: NodeId, incarnation: int, stored: Stored, options: Options, jitter: int
+        self,
+        node_id: NodeId,
+        incarnation: int,
+        stored: Stored,
+        options: Options,
+        jitter: int,
+        applied: int = 0,
     ) -> None:
         """Begin as a follower with what storage has.
 
@@ -77,6 +83,7 @@ class Raft:
             stored: what storage has.
             options: bounds and times.
             jitter: any number, for the first time-out.
+            applied: index of the newest entry that the state machine has, when it has more than the snapshot.
         """
         assert node_id > 0
         self.node_id = node_id
@@ -95,7 +102,11 @@ class Raft:
         self._entries_handed = self.log.last_index
         self._pending: list[tuple[int, HardState, int, int, Snapshot | None]] = []
         self._token = 0
-        self._applied = self.log.base_index  # handed out to be applied
+        self._applied = max(self.log.base_index, applied)  # handed out to be applied
+        self.log.commit = max(self.log.commit, applied)
+        if self.log.members.voters == {node_id}:
+            # What the disk of the only voter has, a majority has.
+            self.log.commit = self.log.last_index
         self._installing: Snapshot | None = None
         self._install_handed = True
         self._incoming: tuple[SnapshotChunk, bytearray] | None = None
@@ -141,9 +152,7 @@ class Raft:
 
     @property
     def leads_durably(self) -> bool:
-        """Whether it leads and has committed an entry of its term: all that was ever committed is in its log,
-        and
-        what it knows to be committed is that."""
+        """Whether it leads and has committed an entry of its term: it knows of all that is committed."""
         return self._lead is not None and self._lead.established
 
     @property
