@@ -189,6 +189,7 @@ class Disk:
     def wipe(self) -> None:
         """Everything is gone: a new disk."""
         self.kill()
+        self.full = False
         self._synced += len(self._unsynced)
         self._unsynced.clear()
         self._seen, self._medium = {}, {}

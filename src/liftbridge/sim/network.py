@@ -81,16 +81,15 @@ class Network:
             delay += self._slow.get((source, target), 0)
         self._scheduler.after(delay, self._receivers[target], source, message)
 
-    def replay(self, count: int, target: int | None = None) -> int:
+    def replay(self, count: int, target: int | None = None) -> None:
         """Send `count` of the messages that were sent lately again, those to `target` only if that is given, at random
-        and within a tenth of a second. Returns how many there were to send."""
+        and within a tenth of a second."""
         old = [each for each in self._remembered if target is None or each[1] == target]
         chosen = self._random.sample(old, min(count, len(old)))
         for source, destination, message in chosen:
             if (source, destination) not in self._cut:
                 delay = int(self._random.random() * 100_000)
                 self._scheduler.after(delay, self._receivers[destination], source, message)
-        return len(chosen)
 
     def cut(self, sources: Iterable[int], targets: Iterable[int]) -> None:
         """Let nothing that the sources send from now on reach the targets."""

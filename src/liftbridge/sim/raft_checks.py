@@ -314,6 +314,7 @@ class Checks:
             if said + core.options.promotion_lag < entry.index - 1:
                 self.fail(f"{host} gives node {node} a vote at {entry.index}, and it has {said}")
             self._quiet_members[node] = host.last_tick
+        self._led_since[core.term] = host.last_tick  # another majority, from now on
 
     def look(self, host: Host, core: Raft) -> None:
         """After anything that may have changed a core."""

@@ -163,6 +163,8 @@ class Cluster:
     def change(self, what: str, node: NodeId) -> int | Refusal | None:
         """Ask all who think that they lead: `add`, `promote`, `demote` or `remove` a node. Returns what the last said."""
         result: int | Refusal | None = None
+        if what in ("demote", "remove") and self.wiped - {node}:
+            return None  # whoever still has a disk is needed
         for host in self.hosts:
             core = host.core
             if core is None or host.stopped or not core.is_leader:
@@ -189,13 +191,10 @@ class Cluster:
         """Whether a disk can go: of the voters, in every view of who they are, a majority keeps theirs."""
         gone = self.wiped | {node}
         for host in self.hosts:
-            if host.core is None:
-                if host.node is not None and host.node not in self.wiped and host.node != node:
-                    continue
-                continue
-            voters = host.core.members.voters
-            if voters and len(voters - gone) < len(voters) // 2 + 1:
-                return False
+            if host.core is not None:
+                voters = host.core.members.voters
+                if voters and len(voters - gone) < len(voters) // 2 + 1:
+                    return False
         return True
 
     def wipe(self, host: Host) -> bool:

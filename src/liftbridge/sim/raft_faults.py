@@ -11,7 +11,7 @@ Invariant: what is broken can be mended: `heal` leaves a cluster that has to wor
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from liftbridge.raft import AppendReply, Message, Raft, SnapshotReply, VoteReply, VoteRequest
 from liftbridge.sim.raft_cluster import Cluster
@@ -76,16 +76,22 @@ class Faults:
         for host in cluster.hosts:
             host.on_send = self._after_send
         self._deadly: list[tuple[type[Message], int | None, bool]] = []  # kind, host or any, with power
-        world.scheduler.after(150 * MILLISECOND, self._strike)
+        self._later(150 * MILLISECOND, self._strike)
+
+    def _later(self, delay: int, action: Callable[..., None], *arguments: Any) -> None:
+        """Something in `delay` microseconds, unless everything is healed by then."""
+        self._world.scheduler.after(delay, self._if_on, action, arguments)
+
+    def _if_on(self, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        if self._on:
+            action(*arguments)
 
     def _strike(self) -> None:
-        if not self._on:
-            return
         name = self._random.choice(self.active)
         self._world.note("fault", name)
         action: Callable[[], None] = getattr(self, f"_{name}")
         action()
-        self._world.scheduler.after(int(self._random.random() * 2 * self._gap), self._strike)
+        self._later(int(self._random.random() * 2 * self._gap), self._strike)
 
     def heal(self) -> None:
         """No more faults; everything that can run runs, and what was broken is mended."""
@@ -130,7 +136,7 @@ class Faults:
             self._cluster.join(host)
 
     def _start_later(self, host: Host) -> None:
-        self._world.scheduler.after(int(self._random.random() ** 2 * 300 * MILLISECOND), self._run, host)
+        self._later(int(self._random.random() ** 2 * 300 * MILLISECOND), self._run, host)
 
     def _end(self, host: Host | None, *, power: bool) -> None:
         if host is None:
@@ -161,9 +167,9 @@ class Faults:
         weather.hold = 0.6
 
         def over() -> None:
-            weather.hold = 0.02 if self._on else 0.0
+            weather.hold = 0.02
 
-        self._world.scheduler.after(int(self._random.random() * 60 * MILLISECOND), over)
+        self._later(int(self._random.random() * 60 * MILLISECOND), over)
 
     def _isolate_leader(self) -> None:
         leader = self._leader()
@@ -184,7 +190,7 @@ class Faults:
             self._world.network.mend(everybody, [number])
 
         if self._random.random() < 0.6:
-            self._world.scheduler.after(int(self._random.random() * 500 * MILLISECOND), mend)
+            self._later(int(self._random.random() * 500 * MILLISECOND), mend)
 
     def _isolate_half(self) -> None:
         hosts = [host.number for host in self._cluster.hosts]
@@ -259,7 +265,7 @@ class Faults:
         host = self._one() if self._random.random() < 0.5 else self._leader()
         if host is not None:
             host.stop()
-            self._world.scheduler.after(int(self._random.random() * 600 * MILLISECOND), host.go_on)
+            self._later(int(self._random.random() * 600 * MILLISECOND), host.go_on)
 
     def _go_on(self) -> None:
         for host in self._cluster.hosts:
@@ -285,7 +291,7 @@ class Faults:
         if leader is not None:
             self._world.network.isolate([leader.number])
             self._propose(leader, self._random.randint(1, 4))
-            self._world.scheduler.after(int(self._random.random() * 100 * MILLISECOND), self._cluster.read)
+            self._later(int(self._random.random() * 100 * MILLISECOND), self._cluster.read)
             self._mend_later(leader.number)
 
     def _friends(self, leader: Host, count: int) -> list[int]:
@@ -311,11 +317,11 @@ class Faults:
             self._rival_campaigns()
             self._mend_later(leader.number)
 
-        self._world.scheduler.after(int(self._random.random() * 60 * MILLISECOND), then)
+        self._later(int(self._random.random() * 60 * MILLISECOND), then)
 
     def _figure_8(self, rounds: int = 4) -> None:
         """The leader's entries reach a minority, it goes, another leads and does the same, the first comes back."""
-        if not self._on or not rounds:
+        if not rounds:
             return
         leader = self._cluster.leader
         self._world.network.heal()
@@ -337,9 +343,9 @@ class Faults:
                     core.tick(0)
                 host.work()
             pause = int((0.5 + 4 * self._random.random()) * TICK)
-            self._world.scheduler.after(pause, self._figure_8, rounds - 1)
+            self._later(pause, self._figure_8, rounds - 1)
 
-        self._world.scheduler.after(int(self._random.random() * 40 * MILLISECOND), away)
+        self._later(int(self._random.random() * 40 * MILLISECOND), away)
 
     # ---- crashes ----
 
@@ -362,11 +368,10 @@ class Faults:
         at = 0
         for host in hosts[: len(hosts) // 2 + 1]:
             at += int(self._random.random() * 50 * MILLISECOND)
-            self._world.scheduler.after(at, self._end_if_on, host, power)
+            self._later(at, self._end_with, host, power)
 
-    def _end_if_on(self, host: Host, power: bool) -> None:
-        if self._on:
-            self._end(host, power=power)
+    def _end_with(self, host: Host, power: bool) -> None:
+        self._end(host, power=power)
 
     def _kill_in_turn(self) -> None:
         self._in_turn(power=False)
@@ -389,7 +394,7 @@ class Faults:
             if isinstance(message, kind) and where in (None, host.number):
                 del self._deadly[number]
                 # Behind what is being done now, so that the message is on its way, and nothing else is.
-                self._world.scheduler.after(0, self._end_if_on, host, power)
+                self._later(0, self._end_with, host, power)
                 return
 
     def _start(self) -> None:
@@ -409,11 +414,7 @@ class Faults:
         host.kill()
         self._run(host)
 
-        def then() -> None:
-            if self._on:
-                self._world.network.replay(60, host.number)
-
-        self._world.scheduler.after(5 * MILLISECOND, then)
+        self._later(5 * MILLISECOND, self._world.network.replay, 60, host.number)
 
     # ---- power and disks ----
 
@@ -452,9 +453,9 @@ class Faults:
 
     def _full_disk(self) -> None:
         host = self._one()
-        if host is not None:
+        if host is not None and host.runs:
             host.disk.full = True
-            self._world.scheduler.after(200 * MILLISECOND, self._room, host)
+            self._later(200 * MILLISECOND, self._room, host)
 
     def _room(self, host: Host) -> None:
         host.disk.full = False
@@ -530,14 +531,14 @@ class Faults:
         if leader is None or host is None or host is leader:
             return
         self._world.network.isolate([host.number])
-        self._propose(leader, 3 * leader.snapshot_every)
+        self._propose(leader, min(3 * leader.snapshot_every, 30))
 
         def back() -> None:
             everybody = range(len(self._cluster.hosts))
             self._world.network.mend([host.number], everybody)
             self._world.network.mend(everybody, [host.number])
 
-        self._world.scheduler.after(int((0.2 + self._random.random()) * 150 * MILLISECOND), back)
+        self._later(int((0.2 + self._random.random()) * 150 * MILLISECOND), back)
 
 
 def _told(index: int | None) -> None:
