@@ -328,7 +328,10 @@ class Raft:
 
     @property
     def _may_campaign(self) -> bool:
-        return self.node_id in self.log.members.voters and not self.removed and self._installing is None
+        # Who takes its own vote away is a voter until that is committed: it may be the only one that has it.
+        log = self.log
+        votes = self.node_id in log.members.voters or self.node_id in log.members_at(log.commit).voters
+        return votes and not self.removed and self._installing is None
 
     def _campaign(self, *, pre: bool, forced: bool = False) -> None:
         """Ask for votes: whether they would be given, or for themselves in a new term."""

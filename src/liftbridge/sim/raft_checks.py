@@ -104,8 +104,13 @@ class Checks:
         assert core is not None and storage is not None and host.node is not None
         if (core.term, core.vote) != (storage.durable.hard.term, storage.durable.hard.vote):
             self.fail(f"{host} begins in term {core.term}, its disk says {storage.durable.hard}")
-        self._seen[host.node] = (core.term, core.commit, False)
+        self._seen[host.node] = (core.term, core.log.base_index, False)
         self.settled(host, core)
+        if core.commit > self.committed_to:
+            if core.members.voters != {host.node}:
+                self.fail(f"{host} begins with a commit of {core.commit}, committed is {self.committed_to}")
+            self._agree(core)
+        self.look(host, core)
 
     def durable(self, node: NodeId, storage: Storage) -> None:
         """A disk has more than before."""
@@ -366,11 +371,7 @@ class Checks:
             having = sum((commit, term) in self._had.get(voter, ()) for voter in voters)
             if having < len(voters) // 2 + 1:
                 self.fail(f"{host} commits {commit}, which {having} of {len(voters)} voters have on disk")
-            for index in range(self.committed_to + 1, commit + 1):
-                found = log.term_at(index)
-                assert found is not None
-                self._committed[index] = found
-            self.committed_to = commit
+            self._agree(core)
         if commit > self.committed_to:
             self.fail(f"{host} commits {commit}, and {self.committed_to} is committed")
         for index in range(max(before, log.base_index) + 1, commit + 1):
@@ -378,6 +379,14 @@ class Checks:
                 self.fail(
                     f"{host} commits {index} of term {log.term_at(index)}, committed is that of {self._committed[index]}"
                 )
+
+    def _agree(self, core: Raft) -> None:
+        """What a core commits is committed."""
+        for index in range(self.committed_to + 1, core.commit + 1):
+            term = core.log.term_at(index)
+            assert term is not None
+            self._committed[index] = term
+        self.committed_to = core.commit
 
     def settled(self, host: Host, core: Raft) -> None:
         """When all that a core has said was handed to storage: they have the same log, members and hard state."""
