@@ -13,7 +13,8 @@ Invariant: nothing here changes what a node does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from liftbridge.raft import (
     Append,
@@ -49,6 +50,8 @@ class Before(NamedTuple):
     last: tuple[int, int]
     progress: tuple[int, int, bool] | None
     leads: bool
+    heard: bool
+    """Whether it has heard its leader lately."""
 
 
 class Checks:
@@ -76,6 +79,7 @@ class Checks:
         self._ballots: dict[int, dict[NodeId, NodeId]] = {}  # term: voter: whom its disk says it voted for
         self._had: dict[NodeId, set[tuple[int, int]]] = {}  # entries that a node's disk has had
         self._storages: dict[NodeId, Storage] = {}
+        self._answers: dict[tuple[int, NodeId, NodeId], int] = {}  # term, leader, follower: newest answered
         self._said: dict[tuple[int, NodeId], int] = {}  # term and follower: what it has acked
         self._seen: dict[NodeId, tuple[int, int, bool]] = {}  # term, commit, leads; of a process
         self._quiet_members: dict[NodeId, int] = {}  # node: tick since which the leader has it as a voter
@@ -112,8 +116,8 @@ class Checks:
             self._agree(core)
         self.look(host, core)
 
-    def durable(self, node: NodeId, storage: Storage) -> None:
-        """A disk has more than before."""
+    def durable(self, node: NodeId, storage: Storage, records: Sequence[Any]) -> None:
+        """A disk has more than before, by these records; of those entries some may be gone again."""
         image = storage.durable
         self._storages[node] = storage
         hard = image.hard
@@ -123,19 +127,18 @@ class Checks:
             if first != hard.vote:
                 self.fail(f"node {node} votes for {hard.vote} in term {hard.term}, after one for {first}")
         had = self._had.setdefault(node, set())
-        index = image.last_index
+        had.update((each.index, each.term) for each in records if isinstance(each, Entry))
         had.add((image.base_index, image.base_term))
-        for term in reversed(image.terms):
-            if (index, term) in had:
-                break
-            had.add((index, term))
-            index -= 1
+        if not records:  # a start: it may be more than any sync of an earlier life has reported
+            had.update(enumerate(image.terms, image.base_index + 1))
 
     def ticked(self, host: Host, core: Raft) -> None:
         """After a tick: a leader that a majority doesn't answer must have stepped down."""
         if not core.is_leader:
             return
         voters = core.members.voters
+        if host.node not in voters and core.commit >= core.log.members_index:
+            self.fail(f"{host} leads in term {core.term}, and its removal is committed")
         since = self._led_since.get(core.term, host.last_tick)
         patience = 2 * core.options.election_ticks
         heard = 0
@@ -151,10 +154,18 @@ class Checks:
         """What `stepped` compares with."""
         progress = None
         leadership = core.leadership
+        if (
+            leadership is not None
+            and isinstance(message, AppendReply | SnapshotReply)
+            and (message.term, message.to_incarnation) == (core.term, core.incarnation)
+        ):
+            key = (core.term, core.node_id, message.source)
+            self._answers[key] = max(self._answers.get(key, 0), message.sequence)
         if leadership is not None and (found := leadership.progress.get(message.source)) is not None:
             progress = (found.match, found.next, found.active)
         last = (core.log.last_term, core.log.last_index)
-        return Before(core.term, core.vote, core.commit, last, progress, core.is_leader)
+        heard = core.leader is not None and host.last_tick - host.led < core.options.election_ticks
+        return Before(core.term, core.vote, core.commit, last, progress, core.is_leader, heard)
 
     def stepped(self, host: Host, core: Raft, message: Message, before: Before) -> None:
         """What a message has changed must follow from what it says."""
@@ -167,6 +178,8 @@ class Checks:
         if isinstance(message, VoteRequest):
             self._voted(host, core, message, before)
             return
+        if isinstance(message, Append | SnapshotChunk) and message.term == core.term:
+            host.led = host.last_tick
         if core.term < message.term:
             self.fail(f"{host} stays in term {core.term} after a message of term {message.term}")
         if core.term > before.term and message.term != core.term and not isinstance(message, VoteReply | TimeoutNow):
@@ -184,6 +197,8 @@ class Checks:
             return
         if request.pre or core.vote != request.source or core.term != request.term:
             self.fail(f"{host} votes for {core.vote} in term {core.term} at {request}")
+        if before.heard and not request.forced:
+            self.fail(f"{host} hears its leader and votes for node {request.source} in term {core.term}")
         if core.term == before.term and before.vote is not None:
             self.fail(f"{host} votes twice in term {core.term}, for {before.vote} and {core.vote}")
         if (request.last_term, request.last_index) < before.last:
@@ -252,13 +267,16 @@ class Checks:
         """What is acked is on the disk, as the leader has it."""
         assert host.storage is not None and host.node is not None
         disk = host.storage.durable
-        if index > disk.last_index:
-            self.fail(f"{host} acks {index}, its disk ends at {disk.last_index}: {message}")
-        term = disk.term_at(index)
-        if term is not None and index and disk.hard.term == message.term:
-            wanted = self._leader_term_at(message.term, index)
-            if wanted is not None and wanted != term:
+        wanted = self._leader_term_at(message.term, index)
+        if disk.hard.term == message.term:
+            if index > disk.last_index:
+                self.fail(f"{host} acks {index}, its disk ends at {disk.last_index}: {message}")
+            term = disk.term_at(index)
+            if index and None not in (term, wanted) and term != wanted:
                 self.fail(f"{host} acks {index} with an entry of term {term}, the leader's is of {wanted}")
+        elif index and wanted is not None and (index, wanted) not in self._had[host.node]:
+            # It may have lost the entry to a newer leader since, but it must have had it.
+            self.fail(f"{host} acks {index}, which its disk never had: {message}")
         key = (message.term, host.node)
         self._said[key] = max(self._said.get(key, 0), index)
 
@@ -350,6 +368,8 @@ class Checks:
             self.fail(f"{host} leads in term {term} with {votes} votes of {len(voters)} on disks")
         log = core.log
         committed = self.committed_to
+        while self._committed.get(committed, 0) >= term:  # of leaders that came later
+            committed -= 1
         if log.base_index < committed and log.term_at(committed) != self._committed[committed]:
             self.fail(f"{host} leads in term {term} without entry {committed}, which is committed")
         newest = log.after(log.last_index - 1) if log.last_index > log.base_index else ()
@@ -434,11 +454,17 @@ class Checks:
         self.acked.setdefault((client, number), index)
         self.floor = max(self.floor, index)
 
-    def answered(self, host: Host, core: Raft, read: object, index: int) -> None:
+    def answered(self, host: Host, core: Raft, read: Any, index: int) -> None:
         """A linearizable read is answered by the state at an index."""
-        floor: int = getattr(read, "floor", 0)
-        if index < floor:
-            self.fail(f"{host} lets a read see {index}, and {floor} was acked before it began")
+        if index < read.floor:
+            self.fail(f"{host} lets a read see {index}, and {read.floor} was acked before it began")
+        voters = core.members.voters
+        confirmed = sum(
+            voter == host.node or self._answers.get((core.term, core.node_id, voter), 0) > read.sequence
+            for voter in voters
+        )
+        if confirmed < len(voters) // 2 + 1:
+            self.fail(f"{host} answers a read that {confirmed} of {len(voters)} voters have confirmed")
 
     def kept(self, host: Host) -> None:
         """At the end: a state has all that was acked."""

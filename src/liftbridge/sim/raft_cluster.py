@@ -18,6 +18,7 @@ from liftbridge.sim.raft_host import Host
 from liftbridge.sim.raft_machine import Machine, command
 from liftbridge.sim.world import MILLISECOND, World
 
+_READS = 40 * MILLISECOND  # between reads, on average
 _PATIENCE = 300 * MILLISECOND  # of a client with one host
 
 
@@ -75,6 +76,7 @@ class Cluster:
         for name in range(1, clients + 1):
             client = _Client(name)
             world.scheduler.after(self._some(pause), self._next, client)
+        world.scheduler.after(_READS, self._reading)
 
     def _found(self, host: Host, snapshot: Snapshot | None) -> None:
         host.found(snapshot)
@@ -152,6 +154,10 @@ class Cluster:
         else:
             self._try(client, client.number)
 
+    def _reading(self) -> None:
+        self.read()
+        self.world.scheduler.after(self._some(2 * _READS), self._reading)
+
     def read(self) -> None:
         """Somebody reads, from whoever thinks that it leads."""
         for host in self.hosts:
@@ -163,7 +169,7 @@ class Cluster:
     def change(self, what: str, node: NodeId) -> int | Refusal | None:
         """Ask all who think that they lead: `add`, `promote`, `demote` or `remove` a node. Returns what the last said."""
         result: int | Refusal | None = None
-        if what in ("demote", "remove") and self.wiped - {node}:
+        if what in ("demote", "remove") and self.wiped and node not in self.wiped:
             return None  # whoever still has a disk is needed
         for host in self.hosts:
             core = host.core

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from liftbridge.raft import AppendReply, Message, Raft, SnapshotReply, VoteReply, VoteRequest
+from liftbridge.raft import AppendReply, Message, SnapshotReply, VoteReply, VoteRequest
 from liftbridge.sim.raft_cluster import Cluster
 from liftbridge.sim.raft_host import TICK, Host
 from liftbridge.sim.raft_machine import command
@@ -123,9 +123,6 @@ class Faults:
     def _leader(self) -> Host | None:
         """The leader, or somebody."""
         return self._cluster.leader or self._one()
-
-    def _cores(self) -> list[tuple[Host, Raft]]:
-        return [(host, host.core) for host in self._cluster.hosts if host.core is not None and not host.stopped]
 
     def _run(self, host: Host) -> None:
         """Start a process where none is; a disk that's damaged is replaced by a new node's."""
@@ -241,13 +238,10 @@ class Faults:
 
     def _rival_campaigns(self) -> None:
         """Leaders that are not heard, and several who'd like to be, at once."""
-        cores = self._cores()
-        self._random.shuffle(cores)
-        for host, core in cores[: self._random.randint(2, 4)]:
-            if not core.is_leader:
-                for _ in range(2 * core.options.election_ticks):
-                    core.tick(0)
-                host.work()
+        hosts = list(self._cluster.hosts)
+        self._random.shuffle(hosts)
+        for host in hosts[: self._random.randint(2, 4)]:
+            host.rush()
 
     def _transfer(self) -> None:
         leader = self._cluster.leader
@@ -336,12 +330,9 @@ class Faults:
                     self._world.network.isolate([leader.number])
                 else:
                     self._end(leader, power="power_one" in self.active)
-            cores = [(host, core) for host, core in self._cores() if host is not leader]
-            if cores:
-                host, core = self._random.choice(cores)
-                for _ in range(2 * core.options.election_ticks):
-                    core.tick(0)
-                host.work()
+            others = [host for host in self._cluster.hosts if host.core is not None and host is not leader]
+            if others:
+                self._random.choice(others).rush()
             pause = int((0.5 + 4 * self._random.random()) * TICK)
             self._later(pause, self._figure_8, rounds - 1)
 
@@ -511,10 +502,8 @@ class Faults:
     def _hasty_changes(self) -> None:
         """Changes one upon the other, of somebody who may just have become leader."""
         host = self._one()
-        if host is not None and host.core is not None and not host.stopped:
-            for _ in range(2 * host.core.options.election_ticks):
-                host.core.tick(0)
-            host.work()
+        if host is not None:
+            host.rush()
         for _ in range(4):
             self._change(self._random.choice(("add", "promote", "demote", "remove")))
 

@@ -9,8 +9,8 @@ it's stored, `persisted`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from liftbridge.raft import (
     Entry,
@@ -36,13 +36,16 @@ TICK = 20_000  # microseconds
 _INBOX = 200  # messages that wait for a process that's stopped, as socket buffers would
 
 
-class Read:
-    """A linearizable read that waits: its answer must have everything up to `floor`."""
+class Read(NamedTuple):
+    """A linearizable read that waits.
 
-    __slots__ = ("floor",)
+    Attributes:
+        floor: index that its answer must have at least.
+        sequence: number of the last message that was sent before it.
+    """
 
-    def __init__(self, floor: int) -> None:
-        self.floor = floor
+    floor: int
+    sequence: int
 
 
 class Host:
@@ -57,6 +60,7 @@ class Host:
         taking: whether a state of the machine is being stored.
         last_tick: number of ticks that this process has seen.
         heard: the tick at which a message of a node was last stepped.
+        led: the tick at which the leader was last heard.
         settings: options of the core and after how many entries a snapshot is taken.
     """
 
@@ -78,6 +82,7 @@ class Host:
         self.taking = False
         self.last_tick = 0
         self.heard: dict[NodeId, int] = {}
+        self.led = 0
         self.options = options
         self.snapshot_every = snapshot_every
         self.disk = world.disks[self.number]
@@ -144,7 +149,7 @@ class Host:
         random = self._world.random
         incarnation = random.getrandbits(32)
         self.core = Raft(self.node, incarnation, stored, self.options, random.getrandbits(16))
-        self.last_tick, self.heard = 0, {}
+        self.last_tick, self.led, self.heard = 0, 0, {}
         self._checks.started(self)
         self.clock.after(int(random.random() * TICK), self._tick, self._process)
 
@@ -230,6 +235,18 @@ class Host:
         self._checks.stepped(self, core, message, before)
         self.work()
 
+    def rush(self) -> None:
+        """Let its time-outs pass at once: it campaigns, unless it leads."""
+        core = self.core
+        if core is None or self.stopped or core.is_leader:
+            return
+        for _ in range(2 * core.options.election_ticks):
+            self.last_tick += 1
+            core.tick(self._world.random.getrandbits(16))
+            if core.is_leader:
+                break
+        self.work()
+
     def propose(self, data: bytes, tell: Callable[[int | None], None]) -> bool:
         """Propose a command, if this node leads. `tell` gets the index where it was applied, or None when that is
         unknown; it's called at most once. Returns whether it was proposed."""
@@ -249,7 +266,7 @@ class Host:
         core = self.core
         if core is not None and not self.stopped and core.is_leader:
             self._world.note("read", self.number, floor)
-            core.read_index(Read(floor))
+            core.read_index(Read(floor, core.sequence))
             self.work()
 
     # ---- what the core wants ----
@@ -276,8 +293,8 @@ class Host:
             self._checks.answered(self, core, context, index)
         for entry in ready.committed:
             self._apply(core, entry)
-        if self.core is not core:
-            return
+            if self.core is not core:
+                return
         process = self._process
 
         def done() -> None:
@@ -347,9 +364,9 @@ class Host:
 
         self.storage.keep(snapshot, done)
 
-    def _synced(self, storage: Storage) -> None:
+    def _synced(self, storage: Storage, records: Sequence[Any]) -> None:
         if self.storage is storage and self.node is not None:
-            self._checks.durable(self.node, storage)
+            self._checks.durable(self.node, storage, records)
 
     def damage(self) -> bool:
         """Flip a bit in a record of the journal that was synced long ago; False when there is none."""

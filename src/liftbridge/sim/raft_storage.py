@@ -15,7 +15,7 @@ before a snapshot that it belongs to; a start syncs what it has read before anyb
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 from liftbridge.raft import (
@@ -110,9 +110,9 @@ class Storage:
         durable: what no loss of power can take any more.
     """
 
-    def __init__(self, disk: Disk, died: Callable[[Exception], None], synced: Callable[[Storage], None]) -> None:
+    def __init__(self, disk: Disk, died: Callable[[Exception], None], synced: Callable[[Storage, Sequence[Any]], None]) -> None:
         """Read what there is; `died` is told of a write that ended the process, `synced` when `durable` has
-        changed. Raises DamagedError."""
+        changed, by which records. Raises DamagedError."""
         self.view, self.durable = Image(), Image()
         self._disk = disk
         self._died = died
@@ -159,7 +159,7 @@ class Storage:
             self.durable.base_index, self.durable.base_term = self.view.base_index, self.view.base_term
             self.durable.terms, self.durable.members = list(self.view.terms), list(self.view.members)
             self._busy = False
-            self._synced(self)
+            self._synced(self, ())
             done()
             self._work()
 
@@ -255,7 +255,7 @@ class Storage:
                     self._entries = []
         self._proof = max(self._proof, length)
         if values:
-            self._synced(self)
+            self._synced(self, values)
         try:
             for done in dones:
                 done()
