@@ -1,10 +1,11 @@
 """How many seeds it takes to find each planted bug.
 
-For each bug a package is put together that has the changed file, and links to all others; a process of its own runs
-seeds with it, the profiles by turns, until one finds something. Nothing is built, so most bugs take a second.
+For each bug a package is put together that has the changed file, and links to all others; a process of its
+own runs seeds with it, the profiles by turns, until one finds something. Nothing is built, so most bugs
+take a second.
 
-`python tests/sim/sensitivity.py` prints a table and fails when a bug escapes; `--only NAME` plants one, `--seeds N` sets where
-to give up, `--first N` where to begin, `--table FILE` writes the table.
+`python tests/sim/sensitivity.py` prints a table and fails when a bug escapes; `--only NAME` plants one,
+`--seeds N` sets where to give up, `--first N` where to begin, `--table FILE` writes the table.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ def table(outcomes: list[Outcome]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Plant bugs in the consensus core; simulated runs must find them.")
+    parser = argparse.ArgumentParser(
+        description="Plant bugs in the consensus core; simulated runs must find them."
+    )
     parser.add_argument("--only", metavar="NAME", action="append", help="only this bug; may be repeated")
     parser.add_argument("--seeds", metavar="N", type=int, default=1000, help="give up after so many (1000)")
     parser.add_argument("--first", metavar="N", type=int, default=0, help="begin with this seed (0)")

@@ -1,7 +1,7 @@
 """Bugs to plant in the consensus core, one line each, that simulated runs must find.
 
-They are apart from `tests/sabotage/planted`, where each bug has the narrow test that must fail for it: here the question is
-what chance alone finds, and how soon. `sensitivity.py` answers it.
+They are apart from `tests/sabotage/planted`, where each bug has the narrow test that must fail for it: here
+the question is what chance alone finds, and how soon. `sensitivity.py` answers it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ BUGS = (
         "no-term-notice",
         "an answer of a newer term doesn't end a leadership",
         "core.py",
-        "        if message.term > self.term:\n            self._follow(message.term, None)\n        if isinstance(message, Append",
+        "        if message.term > self.term:\n"
+        "            self._follow(message.term, None)\n        if isinstance(message, Append",
         "        if message.term > self.term and self._lead is None:\n"
         "            self._follow(message.term, None)\n        if isinstance(message, Append",
     ),
@@ -206,7 +207,8 @@ BUGS = (
         "an ack of an older term counts",
         "core.py",
         "        elif message.term != self.term:\n            return",
-        "        elif message.term != self.term and not isinstance(message, AppendReply):\n            return",
+        "        elif message.term != self.term and not isinstance(message, AppendReply):\n"
+        "            return",
     ),
     Planted(
         "ack-of-another-life",

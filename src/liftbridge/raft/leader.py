@@ -218,7 +218,10 @@ class Leadership:
             found = progress.mode is Mode.PROBE
             if found or progress.is_missing(reply.sequence, reply.last_index):
                 progress.replicate(self._core.sequence + 1)
-            elif progress.is_unanswered(reply.sequence) and self._log.term_at(progress.in_flight[0][1]) is not None:
+            elif (
+                progress.is_unanswered(reply.sequence)
+                and self._log.term_at(progress.in_flight[0][1]) is not None
+            ):
                 # The follower has those entries, and what it said of them got lost: let it say that again.
                 self._send_append(reply.source, progress, progress.in_flight[0][1], ())
         if news:

@@ -1,4 +1,5 @@
-"""The clocks of a host: one that only goes forward, too fast or too slow, and one that tells the time of day and jumps.
+"""The clocks of a host: one that only goes forward, too fast or too slow, and one that tells the time of
+day and jumps.
 
 Invariant: `monotonic` never goes backwards, however its rate is changed.
 """
@@ -14,7 +15,7 @@ from liftbridge.sim.scheduler import Scheduler
 class Clock:
     """Time as one host sees it, in microseconds."""
 
-    __slots__ = ("_scheduler", "_rate", "_since", "_then", "_offset")
+    __slots__ = ("_offset", "_rate", "_scheduler", "_since", "_then")
 
     def __init__(self, scheduler: Scheduler, rate: float = 1.0, offset: int = 0) -> None:
         self._scheduler = scheduler
@@ -47,5 +48,7 @@ class Clock:
         self._offset += by
 
     def after(self, delay: int, action: Callable[..., None], *arguments: Any) -> None:
-        """Have something happen when `delay` microseconds of this clock have passed, at the rate that it has now."""
+        """Have something happen when `delay` microseconds of this clock have passed, at the rate that it
+        has now.
+        """
         self._scheduler.after(int(delay / self._rate), action, *arguments)

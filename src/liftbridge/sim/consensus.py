@@ -1,8 +1,9 @@
 """Runs of consensus: a cluster, its faults, and at the end the question whether it still works.
 
-`run(seed, profile)` is all: the same seed and profile make the same run. It's in three parts. For some seconds of virtual
-time clients work and things go wrong. Then everything heals, clients stop, and within a bounded time there must be
-a leader whose whole log is committed and applied everywhere. Then one more command and one more read have to succeed.
+`run(seed, profile)` is all: the same seed and profile make the same run. It's in three parts. For some
+seconds of virtual time clients work and things go wrong. Then everything heals, clients stop, and within a
+bounded time there must be a leader whose whole log is committed and applied everywhere. Then one more
+command and one more read have to succeed.
 
 Invariant: a run ends, with a result; an error of a core is a finding like any other.
 """
@@ -48,15 +49,22 @@ class Result:
     terms: int
     digest: str
 
-    def report(self, last: int = 60) -> str:
-        """The finding as text: what, the last events, and how to see it again."""
+    def report(self, last: int | None = 60) -> str:
+        """The finding as text: what, the last events (None for all there are), and how to see it again."""
+        events = self.trace if last is None else self.trace[-last:]
         again = f"liftbridge sim --seed {self.seed} --profile {self.profile} --trace"
-        lines = [f"seed {self.seed}, profile {self.profile}: {self.problem}", *self.trace[-last:], f"again: {again}"]
-        return "\n".join(lines)
+        what = f"seed {self.seed}, profile {self.profile}: {self.problem}"
+        return "\n".join([what, *events, what, f"again: {again}"])
 
 
 def run(
-    seed: int, profile: str, *, seconds: float = 1.5, remembered: int = 400, trace: bool = False, digest: bool = False
+    seed: int,
+    profile: str,
+    *,
+    seconds: float = 1.5,
+    remembered: int = 400,
+    trace: bool = False,
+    digest: bool = False,
 ) -> Result:
     """One run.
 
@@ -148,8 +156,10 @@ class _Run:
         assert callable(condition)
         while not condition():
             if scheduler.now >= end:
-                raise Violation(f"{_HEALED / SECOND:.0f} s after all faults healed the cluster doesn't {what}: "
-                                f"{self._state()}")
+                raise Violation(
+                    f"{_HEALED / SECOND:.0f} s after all faults healed the cluster doesn't {what}: "
+                    f"{self._state()}"
+                )
             self.cluster.tend()
             scheduler.run(scheduler.now + _LOOKS)
 

@@ -1,19 +1,23 @@
 """A disk that forgets what was not synced.
 
-A file is a sequence of records, whatever a caller takes for the unit that is written whole, protected by a checksum or
-not at all: a record that is damaged reads as `DAMAGED`, which is what a checksum tells. A process sees all that was
-written, at once. The medium has what a sync has covered, and by chance anything of the rest:
+A file is a sequence of records, whatever a caller takes for the unit that is written whole, protected by a
+checksum or not at all: a record that is damaged reads as `DAMAGED`, which is what a checksum tells. A
+process sees all that was written, at once. The medium has what a sync has covered, and by chance anything
+of the rest:
 
-- **The process is killed**: nothing is lost, nothing more becomes durable. What was written without a sync is still
-  waiting for one, so a process that starts and believes what it reads has to sync first.
-- **Power is lost**: each write after the last sync has reached the medium or hasn't, in any combination. A lost record before
-  a kept one is a hole, the last one kept may be torn: both read as `DAMAGED`. A replaced file is the old or the
-  new one, never a mixture, and without the replacement later writes to it are gone, too.
+- **The process is killed**: nothing is lost, nothing more becomes durable. What was written without a sync
+  is still waiting for one, so a process that starts and believes what it reads has to sync first.
+- **Power is lost**: each write after the last sync has reached the medium or hasn't, in any combination. A
+  lost record before a kept one is a hole, the last one kept may be torn: both read as `DAMAGED`. A replaced
+  file is the old or the new one, never a mixture, and without the replacement later writes to it are gone,
+  too.
 
-A sync covers what was written before it began, takes virtual time, and reports when it's over, unless the process is
-gone. `fuse` makes the process die inside of a sequence of writes, which is where crashes between any two writes come from.
+A sync covers what was written before it began, takes virtual time, and reports when it's over, unless the
+process is gone. `fuse` makes the process die inside of a sequence of writes, which is where crashes between
+any two writes come from.
 
-Invariant: what a finished sync has covered is never lost, except by `flip` and `wipe`, which are damage on purpose.
+Invariant: what a finished sync has covered is never lost, except by `flip` and `wipe`, which are damage on
+purpose.
 """
 
 from __future__ import annotations
@@ -77,8 +81,9 @@ class Disk:
     # ---- what a process does ----
 
     def read(self, name: str) -> Sequence[Any]:
-        """The records of a file as the process sees them, DAMAGED for a bad one; none if there is no such file.
-        The sequence may change with the next write."""
+        """The records of a file as the process sees them, DAMAGED for a bad one; none if there is no such
+        file. The sequence may change with the next write.
+        """
         return self._seen.get(name, ())
 
     def names(self) -> list[str]:
@@ -90,8 +95,10 @@ class Disk:
         self._write(_APPEND, name, len(self._seen.get(name, ())), record)
 
     def replace(self, name: str, records: Iterable[Any]) -> None:
-        """Write a file anew beside its place and rename it: what is read afterwards is the old or the new one.
-        The new content is synced before the rename, the rename is not. Raises DiskFullError, FuseError."""
+        """Write a file anew beside its place and rename it: what is read afterwards is the old or the new
+        one. The new content is synced before the rename, the rename is not. Raises DiskFullError,
+        FuseError.
+        """
         self._write(_REPLACE, name, 0, tuple(records))
 
     def cut(self, name: str, length: int) -> None:
@@ -160,7 +167,9 @@ class Disk:
         self.kill()
         random = self._random
         keep = random.choice((0.0, 0.0, 0.5, 0.9, 1.0))
-        ordered = random.random() < 0.5  # a prefix, as a journalling file system tends to leave, or any subset
+        ordered = (
+            random.random() < 0.5
+        )  # a prefix, as a journalling file system tends to leave, or any subset
         gone = set[str]()  # files whose replacement was lost
         last: _Write | None = None
         for write in self._unsynced:

@@ -1,11 +1,13 @@
-"""Messages between hosts: lost, late, overtaking, doubled, held back for long, repeated after ages, cut off.
+"""Messages between hosts: lost, late, overtaking, doubled, held back for long, repeated after ages, cut
+off.
 
-Nothing that is allowed to a datagram is spared the protocol, though brokers talk over connections: after a reconnect
-an old message may follow a newer one, and a protocol that survives the worse survives the better. A cut is of one
-direction; a partition is made of cuts. What was sent before a cut still arrives.
+Nothing that is allowed to a datagram is spared the protocol, though brokers talk over connections: after a
+reconnect an old message may follow a newer one, and a protocol that survives the worse survives the better.
+A cut is of one direction; a partition is made of cuts. What was sent before a cut still arrives.
 
-Two things go beyond bad luck. A message that is *held* arrives seconds later, terms later. And the network remembers
-what it carried: `replay` sends old messages again, to the same receiver, whatever has been started anew since.
+Two things go beyond bad luck. A message that is *held* arrives seconds later, terms later. And the network
+remembers what it carried: `replay` sends old messages again, to the same receiver, whatever has been
+started anew since.
 
 Invariant: a message arrives at the host that it was sent to, unchanged, or it doesn't.
 """
@@ -25,7 +27,7 @@ _REMEMBERED = 400  # messages, for `replay`
 
 @dataclass
 class Weather:
-    """How bad the network is; may be changed at any time. Probabilities from 0 to 1, times in microseconds."""
+    """How bad the network is; may be changed at any time. Probabilities are 0 to 1, times microseconds."""
 
     delay_from: int = 200
     delay_to: int = 2_000
@@ -55,7 +57,9 @@ class Network:
         self._remembered: deque[tuple[int, int, Any]] = deque(maxlen=_REMEMBERED)
 
     def attach(self, host: int, receive: Callable[[int, Any], None]) -> None:
-        """Messages for a host go to `receive(source, message)`; whether someone is at home is up to the host."""
+        """Messages for a host go to `receive(source, message)`; whether someone is at home is up to the
+        host.
+        """
         self._receivers[host] = receive
 
     def send(self, source: int, target: int, message: Any) -> None:
@@ -82,8 +86,9 @@ class Network:
         self._scheduler.after(delay, self._receivers[target], source, message)
 
     def replay(self, count: int, target: int | None = None) -> None:
-        """Send `count` of the messages that were sent lately again, those to `target` only if that is given, at random
-        and within a tenth of a second."""
+        """Send `count` of the messages that were sent lately again, those to `target` only if that is
+        given, at random and within a tenth of a second.
+        """
         old = [each for each in self._remembered if target is None or each[1] == target]
         chosen = self._random.sample(old, min(count, len(old)))
         for source, destination, message in chosen:

@@ -1,10 +1,11 @@
 """What must hold in every run of consensus, checked at each step that could break it.
 
-Two kinds. The properties of the Raft paper, over all nodes and all lives of them: one leader in a term, logs that match,
-leaders that have everything committed, the same command at an index everywhere, nothing acked lost. A bug shows there only
-when several things go wrong together. So each claim that a node makes is also held against what it is based on: a
-vote or an ack against the disk of the node that sends it, a commit index against the disks of a majority, what a leader
-believes of a follower against what that follower has said in this term. There a bug shows the first time it acts.
+Two kinds. The properties of the Raft paper, over all nodes and all lives of them: one leader in a term,
+logs that match, leaders that have everything committed, the same command at an index everywhere, nothing
+acked lost. A bug shows there only when several things go wrong together. So each claim that a node makes is
+also held against what it is based on: a vote or an ack against the disk of the node that sends it, a commit
+index against the disks of a majority, what a leader believes of a follower against what that follower has
+said in this term. There a bug shows the first time it acts.
 
 The checks know everything, also what no node knows: all disks, all messages.
 
@@ -21,6 +22,7 @@ from liftbridge.raft import (
     AppendReply,
     Entry,
     EntryKind,
+    HardState,
     Members,
     Message,
     NodeId,
@@ -120,10 +122,10 @@ class Checks:
         """A disk has more than before, by these records; of those entries some may be gone again."""
         image = storage.durable
         self._storages[node] = storage
-        hard = image.hard
-        if hard.vote is not None:
-            ballots = self._ballots.setdefault(hard.term, {})
-            first = ballots.setdefault(node, hard.vote)
+        for hard in (*(each for each in records if isinstance(each, HardState)), image.hard):
+            if hard.vote is None:
+                continue
+            first = self._ballots.setdefault(hard.term, {}).setdefault(node, hard.vote)
             if first != hard.vote:
                 self.fail(f"node {node} votes for {hard.vote} in term {hard.term}, after one for {first}")
         had = self._had.setdefault(node, set())
@@ -146,7 +148,9 @@ class Checks:
             last = max(host.heard.get(voter, 0), since, self._quiet_members.get(voter, 0))
             heard += voter == host.node or host.last_tick - last <= patience
         if heard < len(voters) // 2 + 1:
-            self.fail(f"{host} leads in term {core.term}, and no majority has been heard of for {patience} ticks")
+            self.fail(
+                f"{host} leads in term {core.term}, and no majority has been heard of for {patience} ticks"
+            )
 
     # ---- a message ----
 
@@ -182,7 +186,11 @@ class Checks:
             host.led = host.last_tick
         if core.term < message.term:
             self.fail(f"{host} stays in term {core.term} after a message of term {message.term}")
-        if core.term > before.term and message.term != core.term and not isinstance(message, VoteReply | TimeoutNow):
+        if (
+            core.term > before.term
+            and message.term != core.term
+            and not isinstance(message, VoteReply | TimeoutNow)
+        ):
             self.fail(f"{host} goes to term {core.term} for a message of term {message.term}")
         if isinstance(message, AppendReply | SnapshotReply):
             self._replied(host, core, message, before)
@@ -204,9 +212,7 @@ class Checks:
         if (request.last_term, request.last_index) < before.last:
             self.fail(f"{host} votes for an older log than its own {before.last}: {request}")
 
-    def _replied(
-        self, host: Host, core: Raft, reply: AppendReply | SnapshotReply, before: Before
-    ) -> None:
+    def _replied(self, host: Host, core: Raft, reply: AppendReply | SnapshotReply, before: Before) -> None:
         leadership = core.leadership
         progress = None if leadership is None else leadership.progress.get(reply.source)
         if progress is None or not before.leads:
@@ -221,7 +227,8 @@ class Checks:
         said = self._said.get((core.term, reply.source), 0)
         if progress.match > said:
             self.fail(
-                f"{host} believes node {reply.source} to have {progress.match} in term {core.term}, it has said {said}"
+                f"{host} believes node {reply.source} to have {progress.match} in term {core.term}, "
+                f"it has said {said}"
             )
 
     def _followed(self, host: Host, core: Raft, message: Message) -> None:
@@ -242,9 +249,9 @@ class Checks:
         if message.term > disk.hard.term:
             self.fail(f"{host} speaks in term {message.term}, its disk says {disk.hard.term}: {message}")
         if isinstance(message, VoteReply):
-            if message.granted and not message.pre and message.term == disk.hard.term:
-                if disk.hard.vote != message.target:
-                    self.fail(f"{host} gives a vote that its disk doesn't: {message}, {disk.hard}")
+            ballots = self._ballots.get(message.term, {})
+            if message.granted and not message.pre and ballots.get(message.source) != message.target:
+                self.fail(f"{host} gives a vote that its disk doesn't: {message}, {disk.hard}")
         elif isinstance(message, AppendReply):
             if message.accepted:
                 self._acks(host, message, message.match)
@@ -261,7 +268,10 @@ class Checks:
 
     def _leads(self, host: Host, message: Message) -> None:
         if self._leaders.get(message.term) != host.node:
-            self.fail(f"{host} leads in term {message.term}, which is {self._leaders.get(message.term)}'s: {message}")
+            self.fail(
+                f"{host} leads in term {message.term}, as node {self._leaders.get(message.term)} does: "
+                f"{message}"
+            )
 
     def _acks(self, host: Host, message: AppendReply | SnapshotReply, index: int) -> None:
         """What is acked is on the disk, as the leader has it."""
@@ -311,11 +321,15 @@ class Checks:
             if there == self._committed.get(first.index):
                 self.fail(f"{host} rewrites entry {first.index}, which is committed")
         before = core.log.term_at(first.index - 1)
-        at, members = next((known for known in reversed(view.members) if known[0] < first.index), (0, Members()))
+        at, members = next(
+            (known for known in reversed(view.members) if known[0] < first.index), (0, Members())
+        )
         for entry in entries:
             known = self._entries.setdefault((entry.index, entry.term), (entry.kind, entry.data, before or 0))
             if known != (entry.kind, entry.data, before or 0) and before is not None:
-                self.fail(f"two entries {entry.index} of term {entry.term}: {known} and {entry} after term {before}")
+                self.fail(
+                    f"two entries {entry.index} of term {entry.term}: {known} and {entry} after term {before}"
+                )
             before = entry.term
             if entry.kind is EntryKind.MEMBERS:
                 new = decode_members(entry.data)
@@ -397,7 +411,8 @@ class Checks:
         for index in range(max(before, log.base_index) + 1, commit + 1):
             if log.term_at(index) != self._committed[index]:
                 self.fail(
-                    f"{host} commits {index} of term {log.term_at(index)}, committed is that of {self._committed[index]}"
+                    f"{host} commits {index} of term {log.term_at(index)}, "
+                    f"committed is that of {self._committed[index]}"
                 )
 
     def _agree(self, core: Raft) -> None:
@@ -409,7 +424,9 @@ class Checks:
         self.committed_to = core.commit
 
     def settled(self, host: Host, core: Raft) -> None:
-        """When all that a core has said was handed to storage: they have the same log, members and hard state."""
+        """When all that a core has said was handed to storage: they have the same log, members and hard
+        state.
+        """
         assert host.storage is not None
         view, log = host.storage.view, core.log
         if (log.last_index, log.last_term) != (view.last_index, view.last_term):

@@ -1,11 +1,11 @@
 """A cluster of hosts, its clients, and the operator who looks after its members.
 
-Clients send commands one after another, each with a number, and ask again elsewhere when they hear nothing, as real ones
-do; what they were told is what the checks hold the cluster to. The operator replaces nodes whose disks are gone
-and changes who belongs to the cluster, all through whoever leads.
+Clients send commands one after another, each with a number, and ask again elsewhere when they hear nothing,
+as real ones do; what they were told is what the checks hold the cluster to. The operator replaces nodes
+whose disks are gone and changes who belongs to the cluster, all through whoever leads.
 
-Invariant: the operator never takes a disk from the cluster when the voters that are left with theirs would be no
-majority: that no consensus survives.
+Invariant: the operator never takes a disk from the cluster when the voters that are left with theirs would
+be no majority: that no consensus survives.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Cluster:
         pause: int,
         power: bool,
     ) -> None:
-        """So many founding voters and machines without a node; clients that wait up to `pause` us between commands."""
+        """So many founding voters and machines without a node; clients that wait up to `pause` us between
+        commands.
+        """
         self.world = world
         self.checks = Checks(world, power=power)
         self.acked = 0
@@ -167,7 +169,9 @@ class Cluster:
     # ---- the operator ----
 
     def change(self, what: str, node: NodeId) -> int | Refusal | None:
-        """Ask all who think that they lead: `add`, `promote`, `demote` or `remove` a node. Returns what the last said."""
+        """Ask all who think that they lead: `add`, `promote`, `demote` or `remove` a node. Returns what the
+        last said.
+        """
         result: int | Refusal | None = None
         if what in ("demote", "remove") and self.wiped and node not in self.wiped:
             return None  # whoever still has a disk is needed
@@ -206,7 +210,11 @@ class Cluster:
     def wipe(self, host: Host) -> bool:
         """Take the disk of a machine and give it another, for a new node; whether that was possible."""
         node = host.node
-        if node is None or not self.may_lose(node) or any(other.core is None for other in self.hosts if other.node):
+        if (
+            node is None
+            or not self.may_lose(node)
+            or any(other.core is None for other in self.hosts if other.node)
+        ):
             return False
         self.world.note("wipe", host.number, node)
         host.kill()
@@ -215,12 +223,16 @@ class Cluster:
         return True
 
     def tend(self) -> None:
-        """A step of looking after the members: lost disks out, machines that hold a node in, learners to voters."""
+        """A step of looking after the members: lost disks out, machines that hold a node in, learners to
+        voters.
+        """
         leader = self.leader
         if leader is None or leader.core is None:
             return
         members = leader.core.members
-        self.wiped &= {node for host in self.hosts if host.core for node in host.core.members.all} | members.all
+        self.wiped &= {
+            node for host in self.hosts if host.core for node in host.core.members.all
+        } | members.all
         for node in sorted(self.wiped & members.all):
             self.change("remove", node)
             return

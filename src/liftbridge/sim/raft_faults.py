@@ -1,9 +1,9 @@
 """What goes wrong in a run of consensus, and when: mostly just where it hurts.
 
-A run has a random subset of the faults of its profile, each with a random weight, as faults that all happen all the time
-hide one another. Random alone rarely meets the moments that matter, so many faults aim: a leader is cut off with
-one friend right after it has appended, a process dies right behind a message of a certain kind, an election is
-called while another goes on, old messages come again after a restart.
+A run has a random subset of the faults of its profile, each with a random weight, as faults that all happen
+all the time hide one another. Random alone rarely meets the moments that matter, so many faults aim: a
+leader is cut off with one friend right after it has appended, a process dies right behind a message of a
+certain kind, an election is called while another goes on, old messages come again after a restart.
 
 Invariant: what is broken can be mended: `heal` leaves a cluster that has to work again.
 """
@@ -25,14 +25,24 @@ _NETWORK = (
     "cut_appending_leader", "burst", "read", "hold", "blind_follower",
 )  # fmt: skip
 _CRASHES = (
-    "kill_leader", "kill_one", "kill_in_turn", "kill_all", "start", "start_all", "kill_fused", "kill_after_send",
-    "replay_at_start",
+    "kill_leader", "kill_one", "kill_in_turn", "kill_all", "start", "start_all", "kill_fused",
+    "kill_after_send", "replay_at_start",
 )  # fmt: skip
 _POWER = (
     "power_leader", "power_one", "power_all", "power_fused", "power_after_send", "slow_disk", "power_in_turn",
     "fast_disk", "full_disk",
 )  # fmt: skip
-_MEMBERS = ("remove_one", "demote_one", "join", "tend", "add", "promote", "wipe", "remove_leader", "hasty_changes")
+_MEMBERS = (
+    "remove_one",
+    "demote_one",
+    "join",
+    "tend",
+    "add",
+    "promote",
+    "wipe",
+    "remove_leader",
+    "hasty_changes",
+)
 _SNAPSHOTS = ("leave_behind", "leave_behind", "burst", "kill_after_snapshot")
 _SPIN = ("start", "mend", "go_on", "fast_disk")  # what undoes; always there
 PROFILES: Final[dict[str, tuple[str, ...]]] = {
@@ -314,7 +324,9 @@ class Faults:
         self._later(int(self._random.random() * 60 * MILLISECOND), then)
 
     def _figure_8(self, rounds: int = 4) -> None:
-        """The leader's entries reach a minority, it goes, another leads and does the same, the first comes back."""
+        """The leader's entries reach a minority, it goes, another leads and does the same, the first comes
+        back.
+        """
         if not rounds:
             return
         leader = self._cluster.leader

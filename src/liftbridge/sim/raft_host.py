@@ -1,10 +1,11 @@
-"""A machine with a process that drives a core: what the broker's consensus task does, on a simulated disk and network.
+"""A machine with a process that drives a core: what the broker's consensus task does, on a simulated disk
+and network.
 
-The process can be killed, lose power, be stopped and go on, lose its disk. A wiped disk makes another node, with an id
-of its own; which one runs where is the cluster's to know.
+The process can be killed, lose power, be stopped and go on, lose its disk. A wiped disk makes another node,
+with an id of its own; which one runs where is the cluster's to know.
 
-Invariant: what the core says is done in the order in which it says it: messages, store, the later messages when
-it's stored, `persisted`.
+Invariant: what the core says is done in the order in which it says it: messages, store, the later messages
+when it's stored, `persisted`.
 """
 
 from __future__ import annotations
@@ -107,7 +108,9 @@ class Host:
     # ---- life ----
 
     def found(self, snapshot: Snapshot | None) -> None:
-        """A new disk for a new node, which begins with a snapshot, or with nothing as one does that will join."""
+        """A new disk for a new node, which begins with a snapshot, or with nothing as one does that will
+        join.
+        """
         assert not self.runs
         self._lives += 1
         self.disk.wipe()
@@ -248,8 +251,9 @@ class Host:
         self.work()
 
     def propose(self, data: bytes, tell: Callable[[int | None], None]) -> bool:
-        """Propose a command, if this node leads. `tell` gets the index where it was applied, or None when that is
-        unknown; it's called at most once. Returns whether it was proposed."""
+        """Propose a command, if this node leads. `tell` gets the index where it was applied, or None when
+        that is unknown; it's called at most once. Returns whether it was proposed.
+        """
         core = self.core
         if core is None or self.stopped:
             return False

@@ -1,6 +1,7 @@
 """A state machine for consensus to feed: it counts commands, once for each client and number.
 
-Its state is a chain of checksums, so two states are equal exactly when the same commands went in in the same order.
+Its state is a chain of checksums, so two states are equal exactly when the same commands went in in the
+same order.
 
 Invariant: applying raises nothing, whatever a command says.
 """
@@ -27,7 +28,7 @@ class Machine:
         numbers: of the newest command of each client.
     """
 
-    __slots__ = ("index", "term", "chain", "numbers")
+    __slots__ = ("chain", "index", "numbers", "term")
 
     def __init__(self) -> None:
         self.index = 0

@@ -1,16 +1,17 @@
 """How a node's consensus state lies on a simulated disk, by the rules of the real one.
 
-Two files. `journal` has a record for each hard state, for each entry, and for each beginning of the log; a record that
-was written is never changed, and an entry whose index is there already takes the place of it and of all behind it.
-`snapshot` is the newest state of the state machine, replaced as a whole. Each is a write of its own, so that a crash falls
-between any two. Jobs are done one at a time, as by a worker thread: what came while a sync was under way is written together
-afterwards and shares the next one.
+Two files. `journal` has a record for each hard state, for each entry, and for each beginning of the log; a
+record that was written is never changed, and an entry whose index is there already takes the place of it
+and of all behind it. `snapshot` is the newest state of the state machine, replaced as a whole. Each is a
+write of its own, so that a crash falls between any two. Jobs are done one at a time, as by a worker thread:
+what came while a sync was under way is written together afterwards and shares the next one.
 
-Each record tells how many records before it were synced when it was written. So a start can tell a tail that was
-torn, which is cut off, from damage to what somebody was told is safe, which it refuses.
+Each record tells how many records before it were synced when it was written. So a start can tell a tail
+that was torn, which is cut off, from damage to what somebody was told is safe, which it refuses.
 
-Invariants: the snapshot is on the disk before the record that lets the log begin behind it; the journal is on the disk
-before a snapshot that it belongs to; a start syncs what it has read before anybody may rely on it.
+Invariants: the snapshot is on the disk before the record that lets the log begin behind it; the journal is
+on the disk before a snapshot that it belongs to; a start syncs what it has read before anybody may rely on
+it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class DamagedError(Exception):
 class Image:
     """What some records amount to: a hard state and a log, of which only terms and members matter here."""
 
-    __slots__ = ("hard", "base_index", "base_term", "terms", "members")
+    __slots__ = ("base_index", "base_term", "hard", "members", "terms")
 
     def __init__(self) -> None:
         self.hard = HardState()
@@ -110,7 +111,9 @@ class Storage:
         durable: what no loss of power can take any more.
     """
 
-    def __init__(self, disk: Disk, died: Callable[[Exception], None], synced: Callable[[Storage, Sequence[Any]], None]) -> None:
+    def __init__(
+        self, disk: Disk, died: Callable[[Exception], None], synced: Callable[[Storage, Sequence[Any]], None]
+    ) -> None:
         """Read what there is; `died` is told of a write that ended the process, `synced` when `durable` has
         changed, by which records. Raises DamagedError."""
         self.view, self.durable = Image(), Image()
@@ -138,7 +141,9 @@ class Storage:
         entries: dict[int, Entry] = {}
         for at, (value, _) in enumerate(records[:good]):
             if isinstance(value, SnapshotMeta) and value.index > have:
-                raise DamagedError(f"the log begins behind {value.index}, the snapshot is of {have}, record {at}")
+                raise DamagedError(
+                    f"the log begins behind {value.index}, the snapshot is of {have}, record {at}"
+                )
             self.view.take(value)
             if isinstance(value, Entry):
                 entries[value.index] = value

@@ -1,7 +1,7 @@
 """Virtual time: a queue of what happens next.
 
-Times are whole microseconds, as sums of floats differ with their order. What is due at the same time happens in
-the order in which it was scheduled, so a run has one order only.
+Times are whole microseconds, as sums of floats differ with their order. What is due at the same time
+happens in the order in which it was scheduled, so a run has one order only.
 
 Invariant: time never goes backwards, and goes forward only in `run` and `step`.
 """
@@ -20,7 +20,7 @@ class Scheduler:
     """Events and the time. There is no way to take an event back: who schedules one has it look for itself
     whether it is still wanted (a generation number is enough), which keeps the queue a plain heap."""
 
-    __slots__ = ("now", "handled", "_queue", "_order", "_stopped")
+    __slots__ = ("_order", "_queue", "_stopped", "handled", "now")
 
     def __init__(self) -> None:
         self.now = 0
@@ -32,7 +32,9 @@ class Scheduler:
         self._stopped = False
 
     def after(self, delay: int, action: Callable[..., None], *arguments: Any) -> None:
-        """Have `action(*arguments)` happen in `delay` microseconds, 0 for as soon as what is due now is done."""
+        """Have `action(*arguments)` happen in `delay` microseconds, 0 for as soon as what is due now is
+        done.
+        """
         if delay < 0:
             raise ValueError(f"an event cannot happen {-delay} us ago")
         self._order += 1

@@ -1,7 +1,9 @@
-"""The world of a run: time, network, disks and clocks, one source of randomness, and a record of what happened.
+"""The world of a run: time, network, disks and clocks, one source of randomness, and a record of what
+happened.
 
-The record is bounded, as only the last events tell why something went wrong; its digest covers all of them, and is what
-two runs of a seed are compared by. Text is made when it's read, as nearly all events are never looked at.
+The record is bounded, as only the last events tell why something went wrong; its digest covers all of them,
+and is what two runs of a seed are compared by. Text is made when it's read, as nearly all events are never
+looked at.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ class Violation(Exception):  # noqa: N818 - a finding, which is what a simulatio
 class World:
     """Where one run takes place.
 
-    Arguments: `seed`, which decides everything; `remembered`, the number of events in the trace; `digest`, whether
-    all events are digested, which costs time.
+    Arguments: `seed`, which decides everything; `remembered`, the number of events in the trace; `digest`,
+    whether all events are digested, which costs time.
     """
 
     def __init__(self, seed: int, *, remembered: int = 400, digest: bool = False) -> None:
