@@ -307,7 +307,7 @@ BUGS = (
         "own-removal-is-final",
         "who takes its own vote away never campaigns, though only it has the entry",
         "core.py",
-        " or self.node_id in log.members_at(log.commit).voters",
+        " or self.node_id in self.log.voters_before",
         "",
     ),
     # ---- snapshots ----

@@ -329,8 +329,7 @@ class Raft:
     @property
     def _may_campaign(self) -> bool:
         # Who takes its own vote away is a voter until that is committed: it may be the only one that has it.
-        log = self.log
-        votes = self.node_id in log.members.voters or self.node_id in log.members_at(log.commit).voters
+        votes = self.node_id in self.log.members.voters or self.node_id in self.log.voters_before
         return votes and not self.removed and self._installing is None
 
     def _campaign(self, *, pre: bool, forced: bool = False) -> None:
@@ -551,9 +550,13 @@ class Raft:
         )
 
     def _on_removed(self, message: Removed) -> None:
-        """A leader that knows newer members than this node says that it is none. Who was never one waits."""
-        known = self.log.members
-        self.removed = self.removed or (self.node_id in known.all and message.index > self.log.members_index)
+        """A leader that knows newer members than this node says that it is none, or that those it has are
+        committed. Who was never one waits."""
+        index, known = self.log.members_index, self.log.members
+        if self.node_id in known.all:
+            self.removed = self.removed or message.index > index
+        elif known.voters:
+            self.removed = self.removed or message.index == index
 
     # -- help ------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import islice
 
-from liftbridge.raft.messages import Entry, EntryKind, Members, SnapshotMeta
+from liftbridge.raft.messages import Entry, EntryKind, Members, NodeId, SnapshotMeta
 from liftbridge.raft.storedmembers import decode_members
 
 
@@ -54,6 +54,12 @@ class Log:
     def members_index(self) -> int:
         """Index of that entry, or of the base."""
         return self._members[-1][0]
+
+    @property
+    def voters_before(self) -> frozenset[NodeId]:
+        """Who votes as well when the newest change of the members turns out not to be committed."""
+        changing = self.members_index > max(self.commit, self.base_index)
+        return self.members_at(self.members_index - 1).voters if changing else self.members.voters
 
     def members_at(self, index: int) -> Members:
         """Who the members were after an entry."""
