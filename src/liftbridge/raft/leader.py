@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from liftbridge.raft import quorum
+from liftbridge.raft.invariant import InvariantError
 from liftbridge.raft.messages import (
     Append,
     AppendReply,
@@ -111,10 +112,13 @@ class Leadership:
 
     def _heartbeat(self, node: NodeId, progress: Progress) -> None:
         if progress.mode is Mode.PROBE:
-            progress.waiting = False
-            self._send(node, progress)
+            if self._log.term_at(progress.next - 1) is None:
+                self._send(node, progress)
+            else:
+                # Without entries: who is not there need not be sent them time and again.
+                self._send_append(node, progress, progress.next - 1, ())
             return
-        self._send_append(node, progress, self._proven(progress), ())
+        self._tell(node, progress)
         if progress.mode is Mode.SNAPSHOT and progress.idle_heartbeats():
             progress.waiting = False
             self._send(node, progress)
@@ -146,15 +150,25 @@ class Leadership:
                 )
                 self._send_append(node, progress, progress.next - 1, entries)
             return
-        while progress.next <= log.last_index and len(progress.in_flight) < options.max_in_flight:
+        while progress.next <= log.last_index and self._has_room(progress):
             prev = progress.next - 1
             entries = log.batch_after(prev, options.max_append_entries, options.max_append_bytes)
-            progress.sent(self._send_append(node, progress, prev, entries), prev + len(entries))
+            size = sum(len(entry.data) for entry in entries)
+            progress.sent(self._send_append(node, progress, prev, entries), prev + len(entries), size)
+
+    def _has_room(self, progress: Progress) -> bool:
+        few = len(progress.in_flight) < self._options.max_in_flight
+        return few and progress.in_flight_bytes < self._options.max_in_flight_bytes
+
+    def _tell(self, node: NodeId, progress: Progress) -> None:
+        """Let a follower hear from its leader, and what is committed of what it is known to have."""
+        self._send_append(node, progress, self._proven(progress), ())
 
     def _send_append(self, node: NodeId, progress: Progress, prev: int, entries: tuple[Entry, ...]) -> int:
         prev_term = self._log.term_at(prev) if prev else 0
         assert prev_term is not None
         sequence = self._core.next_sequence()
+        progress.told = min(self._log.commit, prev + len(entries))
         self._core.send(
             Append(
                 *self._core.header(node),
@@ -189,8 +203,8 @@ class Leadership:
     def tell_commit(self) -> None:
         """Let followers know what is committed without waiting for the next entries."""
         for node, progress in self.progress.items():
-            if progress.mode is Mode.REPLICATE:
-                self._send_append(node, progress, self._proven(progress), ())
+            if progress.mode is Mode.REPLICATE and progress.told < min(self._log.commit, progress.match):
+                self._tell(node, progress)
 
     # -- answers ---------------------------------------------------------------------------------------
 
@@ -198,9 +212,9 @@ class Leadership:
         """A follower has answered, in this term and to this run of the node."""
         progress = self.progress.get(reply.source)
         if progress is None:
-            self._dismiss(reply.source)
+            self.tell_if_removed(reply.source)
             return
-        progress.active = True
+        progress.active = progress.heard = True
         self._answer_reads(reply)
         if isinstance(reply, SnapshotReply):
             self._on_chunk_reply(progress, reply)
@@ -212,7 +226,10 @@ class Leadership:
         self._maybe_hand_over()
 
     def _on_accepted(self, progress: Progress, reply: AppendReply) -> None:
-        assert reply.match <= self._log.last_index, (reply, self._log.last_index)
+        if reply.match > self._log.last_index:
+            raise InvariantError(
+                f"{reply.source} has entry {reply.match} of a log that ends at {self._log.last_index}"
+            )
         news = progress.matched(reply.match)
         if reply.sequence >= progress.since:
             found = progress.mode is Mode.PROBE
@@ -226,6 +243,8 @@ class Leadership:
                 self._send_append(reply.source, progress, progress.in_flight[0][1], ())
         if news:
             self._advance_commit()
+            if not progress.in_flight and progress.told < min(self._log.commit, progress.match):
+                self._tell(reply.source, progress)  # it came late, and nothing follows that would tell it
 
     def _on_refused(self, progress: Progress, reply: AppendReply) -> None:
         outdated = reply.sequence < progress.since or reply.prev_index <= progress.match
@@ -245,11 +264,9 @@ class Leadership:
         return min(place, reply.prev_index - 1, reply.last_index)
 
     def _on_chunk_reply(self, progress: Progress, reply: SnapshotReply) -> None:
-        sending = progress.mode is Mode.SNAPSHOT
-        assert not sending or progress.snapshot is not None
-        if sending and reply.sequence == progress.chunk:
+        if progress.snapshot is not None and reply.sequence == progress.chunk:
             progress.waiting = False
-            progress.offset = reply.received
+            progress.offset = min(reply.received, len(progress.snapshot.state))
         if not reply.installed:
             return
         news = progress.matched(reply.index)
@@ -330,10 +347,12 @@ class Leadership:
             return
         for node in [node for node in self.progress if node not in self._log.members.all]:
             del self.progress[node]
-            self._dismiss(node)
+            self.tell_if_removed(node)
 
-    def _dismiss(self, node: NodeId) -> None:
-        if self._log.members_index <= self._log.commit and self.established:
+    def tell_if_removed(self, node: NodeId) -> None:
+        """Tell a node that it is no member, if that is committed: it may still campaign."""
+        settled = self._log.members_index <= self._log.commit and self.established
+        if settled and node not in self._log.members.all:
             self._core.send(Removed(*self._core.header(node), index=self._log.members_index))
 
     # -- handing over, and reading ---------------------------------------------------------------------
@@ -352,14 +371,21 @@ class Leadership:
             self._core.send(TimeoutNow(*self._core.header(node)))
 
     def read(self, context: object) -> bool:
-        """Answer a read when a majority has answered something sent from now on."""
+        """Answer a read when a majority has answered something sent from now on; whether it can be."""
         if not self.established:
+            return False
+        if len(self._reads) >= self._options.max_reads:
             return False
         self._reads.append(_Read(context, self._log.commit, self._core.sequence + 1))
         for node, progress in self.progress.items():
-            self._send_append(node, progress, self._proven(progress), ())
+            self._tell(node, progress)
         self._finish_reads()
         return True
+
+    @property
+    def reads(self) -> list[object]:
+        """Contexts of the reads that wait."""
+        return [read.context for read in self._reads]
 
     def _answer_reads(self, reply: AppendReply | SnapshotReply) -> None:
         for read in self._reads:
