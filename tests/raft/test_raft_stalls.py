@@ -44,6 +44,21 @@ def test_a_follower_whose_answers_got_lost_is_asked_again():
     assert cluster.nodes[2].core.log.last_index == cluster.nodes[1].core.log.last_index
 
 
+def test_lost_answers_to_what_is_forgotten_meanwhile_bring_a_snapshot():
+    """Nobody can be asked about entries that are not held any more."""
+    cluster = led(replace(SMALL, max_in_flight=1))
+    cluster.cut = {(2, 1)}
+    for each in (b"a", b"b"):
+        propose(cluster, each)
+        cluster.settle()
+    cluster.compact(1)
+    cluster.cut = set()
+    for _ in range(3):
+        cluster.tick(1, SMALL.heartbeat_ticks)
+        cluster.settle()
+    assert cluster.nodes[2].core.commit == cluster.nodes[1].core.commit == 4
+
+
 def test_who_is_behind_all_that_is_held_gets_the_snapshot():
     """Its newest entry is below the base of the leader, and the terms at both are the same."""
     cluster = led()

@@ -235,12 +235,13 @@ class Leadership:
             found = progress.mode is Mode.PROBE
             if found or progress.is_missing(reply.sequence, reply.last_index):
                 progress.replicate(self._core.sequence + 1)
-            elif (
-                progress.is_unanswered(reply.sequence)
-                and self._log.term_at(progress.in_flight[0][1]) is not None
-            ):
-                # The follower has those entries, and what it said of them got lost: let it say that again.
-                self._send_append(reply.source, progress, progress.in_flight[0][1], ())
+            elif progress.is_unanswered(reply.sequence):
+                unanswered = progress.in_flight[0][1]
+                if self._log.term_at(unanswered) is None:
+                    progress.replicate(self._core.sequence + 1)  # forgotten meanwhile: a snapshot has it
+                else:
+                    # The follower has those entries, and what it said of them got lost: let it say that again.
+                    self._send_append(reply.source, progress, unanswered, ())
         if news:
             self._advance_commit()
             if not progress.in_flight and progress.told < min(self._log.commit, progress.match):
