@@ -46,7 +46,7 @@ def test_a_follower_whose_answers_got_lost_is_asked_again():
 
 def test_lost_answers_to_what_is_forgotten_meanwhile_bring_a_snapshot():
     """Nobody can be asked about entries that are not held any more."""
-    cluster = led(replace(SMALL, max_in_flight=1))
+    cluster = led(replace(SMALL, max_in_flight=2))
     cluster.cut = {(2, 1)}
     for each in (b"a", b"b"):
         propose(cluster, each)

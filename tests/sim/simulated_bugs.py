@@ -146,10 +146,10 @@ BUGS = (
     ),
     Planted(
         "other-entry-persisted",
-        "a finished write counts for the entry that has taken the place of the one written",
+        "a finished write counts for all that is in the log by then",
         "core.py",
-        "        if self._installing is None and self.log.term_at(index) == term:",
-        "        if self._installing is None and self.log.term_at(index):",
+        "            self.log.persisted = max(self.log.persisted, handed.last)",
+        "            self.log.persisted = max(self.log.persisted, self.log.last_index)",
     ),
     # ---- what is committed ----
     Planted(
@@ -243,8 +243,8 @@ BUGS = (
         "lost-answers",
         "a follower whose answers to all messages under way got lost gets nothing any more",
         "leader.py",
-        "            elif progress.is_unanswered(reply.sequence)",
-        "            elif progress.is_unanswered(0)",
+        "            elif progress.is_unanswered(reply.sequence):",
+        "            elif progress.is_unanswered(0):",
     ),
     Planted(
         "probe-above",
@@ -307,7 +307,7 @@ BUGS = (
         "own-removal-is-final",
         "who takes its own vote away never campaigns, though only it has the entry",
         "core.py",
-        " or self.node_id in self.log.voters_before",
+        " or self.node_id in log.members_before.voters",
         "",
     ),
     # ---- snapshots ----
@@ -342,7 +342,7 @@ BUGS = (
     Planted(
         "half-a-snapshot",
         "pieces of two snapshots become one",
-        "core.py",
+        "incoming.py",
         "        and (first.meta, first.total, first.checksum) == (other.meta, other.total, other.checksum)",
         "        and first.total == other.total",
     ),
@@ -372,7 +372,7 @@ BUGS = (
         "read-too-early",
         "a leader that has committed nothing yet answers reads",
         "leader.py",
-        "        if not self.established:\n            return False\n        self._reads",
-        "        if self.start == 0:\n            return False\n        self._reads",
+        "        if not self.established:\n            return False\n        if len(self._reads)",
+        "        if self.start == 0:\n            return False\n        if len(self._reads)",
     ),
 )
