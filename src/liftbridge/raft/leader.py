@@ -240,7 +240,7 @@ class Leadership:
                 if self._log.term_at(unanswered) is None:
                     progress.replicate(self._core.sequence + 1)  # forgotten meanwhile: a snapshot has it
                 else:
-                    # The follower has those entries, and what it said of them got lost: let it say that again.
+                    # The follower has them, and what it said of that got lost: let it say it again.
                     self._send_append(reply.source, progress, unanswered, ())
         if news:
             self._advance_commit()

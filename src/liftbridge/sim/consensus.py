@@ -11,6 +11,7 @@ Invariant: a run ends, with a result; an error of a core is a finding like any o
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from liftbridge.raft import Options
@@ -143,17 +144,16 @@ class _Run:
         self.cluster.proposing = False
         self.faults.heal()
         self._until(self._at_rest, "come to rest with one leader, everything committed and applied")
-        leader = self.cluster.leader
-        assert leader is not None
         self._until(self._proposed, "ack a command")
+        reads = self.cluster.checks.reads
+        self._until(lambda: self.cluster.checks.reads > reads, "answer a read")
         self._until(self._at_rest, "come to rest after a command")
         for host in self._members():
             self.cluster.checks.kept(host)
 
-    def _until(self, condition: object, what: str) -> None:
+    def _until(self, condition: Callable[[], bool], what: str) -> None:
         scheduler = self.world.scheduler
         end = scheduler.now + _HEALED
-        assert callable(condition)
         while not condition():
             if scheduler.now >= end:
                 raise Violation(

@@ -64,6 +64,7 @@ class Checks:
         committed_to: greatest index that is committed.
         acked: what clients were told: client and number to the index.
         floor: greatest index that a client was told of.
+        reads: that were answered.
     """
 
     def __init__(self, world: World, *, power: bool) -> None:
@@ -71,6 +72,7 @@ class Checks:
         self.committed_to = 0
         self.acked: dict[tuple[int, int], int] = {}
         self.floor = 0
+        self.reads = 0
         self._world = world
         self._entries: dict[tuple[int, int], tuple[EntryKind, bytes, int]] = {}
         self._committed: dict[int, int] = {}  # index: term
@@ -475,6 +477,7 @@ class Checks:
         """A linearizable read is answered by the state at an index."""
         if index < read.floor:
             self.fail(f"{host} lets a read see {index}, and {read.floor} was acked before it began")
+        self.reads += 1
         voters = core.members.voters
         confirmed = sum(
             voter == host.node or self._answers.get((core.term, core.node_id, voter), 0) > read.sequence
