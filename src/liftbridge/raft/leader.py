@@ -236,16 +236,19 @@ class Leadership:
             if found or progress.is_missing(reply.sequence, reply.last_index):
                 progress.replicate(self._core.sequence + 1)
             elif progress.is_unanswered(reply.sequence):
-                unanswered = progress.in_flight[0][1]
-                if self._log.term_at(unanswered) is None:
-                    progress.replicate(self._core.sequence + 1)  # forgotten meanwhile: a snapshot has it
-                else:
-                    # The follower has them, and what it said of that got lost: let it say it again.
-                    self._send_append(reply.source, progress, unanswered, ())
+                self._ask_again(reply.source, progress)
         if news:
             self._advance_commit()
             if not progress.in_flight and progress.told < min(self._log.commit, progress.match):
                 self._tell(reply.source, progress)  # it came late, and nothing follows that would tell it
+
+    def _ask_again(self, node: NodeId, progress: Progress) -> None:
+        """A follower has entries, and what it said of them got lost: let it say that again."""
+        last = progress.in_flight[0][1]
+        if self._log.term_at(last) is None:
+            progress.replicate(self._core.sequence + 1)  # and so sends a snapshot: they are not held any more
+        else:
+            self._send_append(node, progress, last, ())
 
     def _on_refused(self, progress: Progress, reply: AppendReply) -> None:
         outdated = reply.sequence < progress.since or reply.prev_index <= progress.match
