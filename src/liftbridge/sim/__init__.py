@@ -8,8 +8,8 @@ repeat a run to the last event. `liftbridge sim` is its command.
 
 The world, which knows nothing of any protocol: `scheduler`, `network`, `disk`, `clock`, together in
 `world`. On it runs consensus: `consensus` (the entry), `raft_host` (a process around a core),
-`raft_storage` (its disk format), `raft_checks` (what must hold), `raft_faults` (what goes wrong, and when),
-`raft_clients`.
+`raft_storage` (its disk format), `raft_machine` (what it agrees on), `raft_cluster` (clients, operator),
+`raft_checks` (what must hold), `raft_faults` (what goes wrong, and when). `seeds` runs many.
 
 Invariant: no clock of the machine and no state outside of a `World` are read, and nothing depends on the
 order of a set of strings; so the same code with the same seed does the same.
