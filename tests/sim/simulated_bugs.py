@@ -37,11 +37,11 @@ BUGS = (
         "        self._messages.append(self._vote_reply(request, granted=True))",
     ),
     Planted(
-        "own-vote-at-once",
-        "a candidate leads before its own vote is on the disk",
+        "asks-before-disk",
+        "a candidate asks for votes before its own is on the disk",
         "core.py",
-        "            elif self._hard_persisted == self._hard:",
-        "            elif self._hard_persisted:",
+        "            self._later.append(\n                VoteRequest(",
+        "            self._messages.append(\n                VoteRequest(",
     ),
     Planted(
         "two-votes",
@@ -341,10 +341,21 @@ BUGS = (
     ),
     Planted(
         "half-a-snapshot",
-        "pieces of two snapshots become one",
+        "pieces of a snapshot are put together as they come, and nobody looks at the checksum",
         "incoming.py",
-        "        and (first.meta, first.total, first.checksum) == (other.meta, other.total, other.checksum)",
-        "        and first.total == other.total",
+        "        if chunk.offset == len(self._data):\n"
+        "            self._data += chunk.data\n"
+        "        if len(self._data) < chunk.total:\n"
+        "            return None\n"
+        "        state = bytes(self._data)\n"
+        "        self.clear()\n"
+        "        whole = len(state) == chunk.total and zlib.crc32(state) == chunk.checksum\n",
+        "        self._data += chunk.data\n"
+        "        if len(self._data) < chunk.total:\n"
+        "            return None\n"
+        "        state = bytes(self._data)[: chunk.total]\n"
+        "        self.clear()\n"
+        "        whole = True\n",
     ),
     Planted(
         "lost-piece",

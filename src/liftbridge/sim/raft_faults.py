@@ -41,6 +41,7 @@ _MEMBERS = (
     "promote",
     "wipe",
     "remove_leader",
+    "leave_alone",
     "hasty_changes",
 )
 _SNAPSHOTS = ("leave_behind", "leave_behind", "burst", "kill_after_snapshot")
@@ -510,6 +511,21 @@ class Faults:
         leader = self._cluster.leader
         if leader is not None and leader.node is not None:
             self._cluster.change(self._random.choice(("remove", "demote")), leader.node)
+
+    def _leave_alone(self) -> None:
+        """A leader takes its own vote away, only its own disk has that, and it is started anew."""
+        leader = self._cluster.leader
+        if leader is None or leader.node is None:
+            return
+        self._world.network.isolate([leader.number])
+        self._cluster.change(self._random.choice(("remove", "demote")), leader.node)
+
+        def then() -> None:
+            self._world.network.heal()
+            leader.kill()
+            self._run(leader)
+
+        self._later(int((0.2 + self._random.random()) * 20 * MILLISECOND), then)
 
     def _hasty_changes(self) -> None:
         """Changes one upon the other, of somebody who may just have become leader."""
