@@ -103,6 +103,12 @@ def test_an_ack_of_what_the_leader_does_not_have_is_not_believed():
         accept(core, 2, 9)
 
 
+def test_a_snapshot_beyond_the_leaders_log_is_not_believed():
+    core = settled()
+    with pytest.raises(InvariantError, match="2 has entry 9 of a log that ends at 2"):
+        core.step(SnapshotReply(2, 1, core.term, 6, 77, 1, 9, 0, True))
+
+
 def test_a_snapshot_of_what_was_not_applied_is_not_believed():
     core = settled()
     core.propose([b"x"])
@@ -136,6 +142,50 @@ def test_who_acks_late_is_told_by_the_next_entries_if_there_are_any():
     accept(core, 2, 3)
     accept(core, 3, 3, sequence=core.sequence - 2)
     assert [message.entries for message in to(store(core), 3)] == []
+
+
+def test_who_has_entries_and_whose_answers_got_lost_is_asked_again():
+    core = settled()
+    core.propose([b"x"])
+    core.propose([b"y"])
+    store(core)
+    core.tick(0)
+    core.tick(0)
+    store(core)
+    accept(core, 3, 2, last=4)
+    (asked,) = to(store(core), 3)
+    assert (asked.prev_index, asked.entries) == (3, ())
+
+
+def test_who_has_entries_that_the_leader_holds_no_more_gets_a_snapshot():
+    core = settled()
+    core.propose([b"x"])
+    core.propose([b"y"])
+    store(core)
+    accept(core, 2, 4)
+    store(core)
+    core.propose([b"z"])
+    store(core)
+    accept(core, 2, 5)
+    store(core)
+    with_snapshot(core)
+    core.tick(0)
+    core.tick(0)
+    store(core)
+    # It has the first of three messages; its answer and the other two are lost.
+    accept(core, 3, 0, last=3)
+    assert to(store(core), 3, SnapshotChunk)
+
+
+def test_who_is_behind_all_that_is_held_gets_a_snapshot():
+    core = leading(2, 2, 2, 2)
+    store(core)
+    accept(core, 2, 6)
+    store(core)
+    core.compact(Snapshot(SnapshotMeta(4, 2, core.members), b"state"))
+    # Asked about entry 5, it says that it has entries of that term up to 3: the base is of that term too.
+    core.step(AppendReply(3, 1, core.term, 6, 77, core.sequence, False, 0, 5, 2, 2, 3))
+    assert to(store(core), 3, SnapshotChunk)
 
 
 def test_bytes_in_flight_are_bounded():

@@ -226,11 +226,7 @@ class Leadership:
         self._maybe_hand_over()
 
     def _on_accepted(self, progress: Progress, reply: AppendReply) -> None:
-        if reply.match > self._log.last_index:
-            raise InvariantError(
-                f"{reply.source} has entry {reply.match} of a log that ends at {self._log.last_index}"
-            )
-        news = progress.matched(reply.match)
+        news = self._matched(progress, reply.source, reply.match)
         if reply.sequence >= progress.since:
             found = progress.mode is Mode.PROBE
             if found or progress.is_missing(reply.sequence, reply.last_index):
@@ -241,6 +237,11 @@ class Leadership:
             self._advance_commit()
             if not progress.in_flight and progress.told < min(self._log.commit, progress.match):
                 self._tell(reply.source, progress)  # it came late, and nothing follows that would tell it
+
+    def _matched(self, progress: Progress, node: NodeId, index: int) -> bool:
+        if index > self._log.last_index:
+            raise InvariantError(f"{node} has entry {index} of a log that ends at {self._log.last_index}")
+        return progress.matched(index)
 
     def _ask_again(self, node: NodeId, progress: Progress) -> None:
         """A follower has entries, and what it said of them got lost: let it say that again."""
@@ -273,7 +274,7 @@ class Leadership:
             progress.offset = min(reply.received, len(progress.snapshot.state))
         if not reply.installed:
             return
-        news = progress.matched(reply.index)
+        news = self._matched(progress, reply.source, reply.index)
         if progress.snapshot is not None and progress.snapshot.meta.index <= progress.match:
             progress.replicate(self._core.sequence + 1)
         if news:
