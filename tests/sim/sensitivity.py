@@ -95,6 +95,19 @@ def table(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
+def document(outcomes: list[Outcome], first: int) -> str:
+    """The file docs/simulated-bugs.md."""
+    found = sum(each.seeds is not None for each in outcomes)
+    return f"""# Bugs that simulated runs find
+
+Written by `make sim-bugs`; what it does is in [CONTRIBUTING.md](../CONTRIBUTING.md#simulation). Of {len(outcomes)} bugs planted in the
+consensus core, one at a time, {found} were found. The profiles take turns from seed {first} on, so some bugs have to wait for the
+profile that can show them.
+
+{table(outcomes)}
+"""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description="Plant bugs in the consensus core; simulated runs must find them."
@@ -112,7 +125,7 @@ def main() -> int:
         outcomes = list(pool.map(partial(search, seeds=options.seeds, first=options.first), bugs))
     print(table(outcomes))
     if options.table:
-        options.table.write_text(table(outcomes) + "\n", encoding="utf-8")
+        options.table.write_text(document(outcomes, options.first), encoding="utf-8")
     escaped = [each.bug.name for each in outcomes if each.seeds is None]
     seconds = sum(each.seconds for each in outcomes)
     print(f"{len(outcomes) - len(escaped)} of {len(outcomes)} found, {seconds:.0f} s", file=sys.stderr)

@@ -104,8 +104,11 @@ def run(
 class _Run:
     def __init__(self, world: World, profile: str) -> None:
         random = world.random
-        voters = random.choice((3, 3, 3, 5, 5, 5, random.choice((1, 2, 4))))
         changing = profile in ("members", "everything")
+        few = (
+            (1, 2, 2, 4) if changing else (random.choice((1, 2, 4)),)
+        )  # where a change is a change of majority
+        voters = random.choice((3, 3, 3, 5, 5, 5, *few))
         tight = profile == "snapshots" or random.random() < 0.4
         election = random.choice((3, 4, 6))
         options = Options(

@@ -512,10 +512,18 @@ class Faults:
         if leader is not None and leader.node is not None:
             self._cluster.change(self._random.choice(("remove", "demote")), leader.node)
 
-    def _leave_alone(self) -> None:
-        """A leader takes its own vote away, only its own disk has that, and it is started anew."""
+    def _leave_alone(self, changes: int = 4) -> None:
+        """A leader takes its own vote away, only its own disk has that, and it is started anew.
+
+        With two voters nobody else can lead then, so before that it makes them two.
+        """
         leader = self._cluster.leader
-        if leader is None or leader.node is None:
+        if leader is None or leader.core is None or leader.node is None:
+            return
+        others = sorted(leader.core.members.voters - {leader.node})
+        if len(others) > 1 and changes:
+            self._cluster.change("demote", self._random.choice(others))
+            self._later(30 * MILLISECOND, self._leave_alone, changes - 1)
             return
         self._world.network.isolate([leader.number])
         self._cluster.change(self._random.choice(("remove", "demote")), leader.node)
