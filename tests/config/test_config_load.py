@@ -134,6 +134,12 @@ OURS: dict[str, tuple[str, Callable[[Config], object], object]] = {
     "limits.headers.max.bytes": ("8192", lambda c: c.limits.headers_max_bytes, 8192),
     "limits.handshake.timeout": ("1s", lambda c: c.limits.handshake_timeout, 10**9),
     "limits.keepalive.interval": ("1m", lambda c: c.limits.keepalive_interval, MINUTE),
+    "http.listen": (
+        "127.0.0.1:9300",
+        lambda c: (c.http.listen.host, c.http.listen.port),
+        ("127.0.0.1", 9300),
+    ),
+    "http.metrics.max.partitions": ("0", lambda c: c.http.metrics_max_partitions, 0),
     "limits.keepalive.timeout": ("2s", lambda c: c.limits.keepalive_timeout, 2 * 10**9),
 }
 # Keys that need another one beside them, or exclude it.

@@ -41,6 +41,7 @@ from liftbridge.broker.identity import DataDirectory
 from liftbridge.broker.ingest import Ingest
 from liftbridge.broker.internal_publisher import InternalPublisher
 from liftbridge.broker.internal_streams import OwnPartitions, create_internal_streams
+from liftbridge.broker.observed import Observe, Observed
 from liftbridge.broker.pausing import Pausing
 from liftbridge.broker.publisher import Publisher
 from liftbridge.broker.reload import Reloader
@@ -102,15 +103,21 @@ class Server:
     """A server with one configuration.
 
     `embedded_host` and `embedded_port` say where an embedded NATS without a configuration file listens: an
-    address, None for all, and a port, None for 4222, 0 for any.
+    address, None for all, and a port, None for 4222, 0 for any. `observe` makes who is to observe it.
     """
 
     def __init__(
-        self, config: Config, *, embedded_host: str | None = None, embedded_port: int | None = None
+        self,
+        config: Config,
+        *,
+        embedded_host: str | None = None,
+        embedded_port: int | None = None,
+        observe: Observe | None = None,
     ) -> None:
         self._config = config
         self._embedded_host = embedded_host
         self._embedded_port = embedded_port
+        self._observe = observe
         self._stop = trio.Event()
         self._reloader = Reloader(config.tls)
         self._starting: trio.CancelScope | None = trio.CancelScope()
@@ -152,6 +159,7 @@ class Server:
                 background() as members,
                 background() as internal,
                 background() as rpc,
+                background() as observers,
             ):
                 servers = await self._start_embedded(embedded, data)
                 turn = Turn()
@@ -215,6 +223,18 @@ class Server:
                 if authorizer is not None:
                     authorizer.changed = publisher.routes.touch
                     rpc.start_soon(authorizer.audit.run)
+                observed = Observed(
+                    data.server_id,
+                    config,
+                    controller,
+                    streams,
+                    publisher,
+                    (ingest.connection, acks, publisher.connection),
+                    flusher,
+                    space,
+                    server,
+                )
+                await self._begin_observing(observers, observed)
                 await rpc.start(server.serve, listeners)
                 rpc.start_soon(self._reloader.run, server, authorizer)
                 self._starting = None  # from here on the stop is orderly
@@ -222,6 +242,7 @@ class Server:
                 task_status.started(Addresses(data.server_id, host, port, tuple(servers)))
                 await self._stop.wait()
                 logger.info("stopping")
+                observed.stopping = True
                 health.set_serving(False)
                 with trio.move_on_after(TELL_HEALTH_SECONDS):
                     await health.all_told()
@@ -231,6 +252,18 @@ class Server:
                 with trio.move_on_after(LAST_ACKS_SECONDS):
                     await acks.drain()
         logger.info("stopped")
+
+    async def _begin_observing(self, nursery: trio.Nursery, observed: Observed) -> None:
+        if self._observe is None:
+            return
+        try:
+            await nursery.start(self._observe(observed).run)
+        except OSError as error:
+            listen = self._config.http.listen
+            raise ServerStartError(
+                f"cannot listen on {listen}: {error.strerror or error}; stop what uses the port, or choose "
+                "another with the key http.listen"
+            ) from error
 
     @asynccontextmanager
     async def _data_directory(self) -> AsyncIterator[DataDirectory]:

@@ -43,6 +43,7 @@ __all__ = [
     "ClusteringConfig",
     "TlsConfig",
     "NatsConfig",
+    "HttpConfig",
     "LimitsConfig",
     "BatchConfig",
     "LoggingConfig",
@@ -286,6 +287,14 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True)
+class HttpConfig:
+    """`http.*`: metrics and health for those who watch the server."""
+
+    listen: ListenAddress | None = _option("http.listen", values.listen_address(), None)
+    metrics_max_partitions: int = _option("http.metrics.max.partitions", values.integer(), 1000)
+
+
+@dataclass(frozen=True)
 class Config:
     """A complete, checked configuration, as `load` returns it.
 
@@ -313,6 +322,7 @@ class Config:
     groups: GroupsConfig = field(default_factory=GroupsConfig)
     telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
     keyring: Keyring | None = None
     keyring_problem: str = ""
     warnings: tuple[str, ...] = ()
@@ -354,6 +364,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "groups": GroupsConfig,
     "telemetry": TelemetryConfig,
     "limits": LimitsConfig,
+    "http": HttpConfig,
 }
 
 

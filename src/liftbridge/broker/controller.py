@@ -124,6 +124,16 @@ class Controller:
             encryption_refusal=encryption_refusal,
         )
 
+    @property
+    def term(self) -> int:
+        """Term of the consensus."""
+        return self._consensus.core.term
+
+    @property
+    def failure(self) -> str:
+        """Why no metadata can be changed until a restart; empty while it can."""
+        return self._consensus.journal.failed or ""
+
     def subscribe(self, subscriber: Subscriber) -> None:
         """Call `subscriber(index, operation, outcome)` for every operation from now on, once it is applied.
 

@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", "-d", default="./data", help="where streams are kept (default: ./data)")
     parser.add_argument("--port", "-p", type=int, default=9292, help="gRPC port (default: 9292)")
     parser.add_argument("--nats-port", type=int, default=4222, help="NATS port (default: 4222)")
+    parser.add_argument("--http-port", type=int, help="port of metrics and health (default: none)")
     parser.add_argument("--level", "-l", default="warn", help="log level (default: warn)")
     parser.set_defaults(run=_run)
     return parser
@@ -38,7 +39,9 @@ def _run(options: argparse.Namespace) -> int:
 
 def overrides(options: argparse.Namespace) -> dict[str, object]:
     """The configuration that `liftbridge dev` stands for."""
+    http = {} if options.http_port is None else {"http.listen": f"127.0.0.1:{options.http_port}"}
     return {
+        **http,
         "nats.embedded": True,
         "clustering.raft.bootstrap.seed": True,
         # Off in a plain server, as in the original; here everything is to be tried.

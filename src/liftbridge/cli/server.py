@@ -5,6 +5,7 @@ What can be wrong at start ends it with one line on standard error and exit stat
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from liftbridge.broker.identity import DataDirectoryError
 from liftbridge.broker.internal_streams import InternalStreamError
 from liftbridge.nats.embedded import EmbeddedNatsError
 from liftbridge.obs import logs
+from liftbridge.obs.endpoint import Endpoint
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -50,8 +52,15 @@ def run_server(
         )
         for warning in config.warnings:
             logging.getLogger("liftbridge").warning("%s", warning)
-        server = Server(config, embedded_host=embedded_host, embedded_port=embedded_port)
-        trio.run(run_until_signal, server, started)
+        server = Server(config, embedded_host=embedded_host, embedded_port=embedded_port, observe=Endpoint)
+
+        def up(addresses: Addresses) -> None:
+            # What is there now stays: it need not be looked through by every full collection.
+            gc.collect()
+            gc.freeze()
+            started(addresses)
+
+        trio.run(run_until_signal, server, up)
     except (*START_ERRORS, BaseExceptionGroup) as error:
         reason = _start_error(error)
         if reason is None:

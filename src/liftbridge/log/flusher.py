@@ -16,6 +16,7 @@ them.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -30,6 +31,7 @@ Done = Callable[[int], None]
 Failed = Callable[[Exception], None]
 
 PARALLEL_SYNCS = 4  # the file system merges concurrent fdatasync calls into few commits of its journal
+LATENCY_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 REMEMBERED_LATENCIES = 4096
 
 
@@ -44,7 +46,12 @@ _Requests = dict[Syncable, dict[tuple[Done, Failed], None]]
 
 
 class Flusher:
-    """Runs the syncs of all logs of a process."""
+    """Runs the syncs of all logs of a process.
+
+    Attributes:
+        counts: syncs by the time they took, by bucket of `LATENCY_BOUNDS`, the last one beyond all of them.
+        seconds: what they took together.
+    """
 
     def __init__(self) -> None:
         self._requests: _Requests = {}  # for each log who waits, in order and once
@@ -53,6 +60,8 @@ class Flusher:
         self._flushing = trio.Lock()
         self._limiter = trio.CapacityLimiter(PARALLEL_SYNCS)
         self._latencies: deque[float] = deque(maxlen=REMEMBERED_LATENCIES)
+        self.counts = [0] * (len(LATENCY_BOUNDS) + 1)
+        self.seconds = 0.0
 
     def request(self, log: Syncable, done: Done, failed: Failed, *, delay: float = 0) -> None:
         """Have `log` synced within `delay` seconds, and one of the callbacks called on this thread.
@@ -110,6 +119,8 @@ class Flusher:
         results = await trio.to_thread.run_sync(partial(_sync_all, share), limiter=self._limiter)
         for log, result, seconds in results:
             self._latencies.append(seconds)
+            self.counts[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+            self.seconds += seconds
             for done, failed in taken.pop(log):
                 if isinstance(result, LogError):
                     failed(result)

@@ -90,6 +90,11 @@ class RpcServer:
         """How many connections are open, those in their TLS handshake included."""
         return self._open_sockets
 
+    @property
+    def refused(self) -> int:
+        """Connections that were refused, as there were too many."""
+        return self._refused
+
     def use_tls(self, ssl_context: ssl.SSLContext) -> None:
         """Use another context for connections that come from now on; those that are open go on as they are.
 

@@ -18,6 +18,7 @@ from planted.bug import Bug
 from planted.cli import CHANGING, FINDING, PRINTING
 from planted.client import CALLING, CONNECTION, MEMBERS, PUBLISHING, SUBSCRIBING
 from planted.log import AWAKE, CHECKS, COMPACTING, READING, RECOVERY, REMOVING, SYNCING
+from planted.obs import OBSERVING
 from planted.raft import CONSENSUS
 from planted.security import LIMITS, RELOADING, SECURITY
 
@@ -46,4 +47,5 @@ BUGS = (
     + FINDING
     + CHANGING
     + CONSENSUS
+    + OBSERVING
 )
