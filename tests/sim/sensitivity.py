@@ -100,9 +100,9 @@ def document(outcomes: list[Outcome], first: int) -> str:
     found = sum(each.seeds is not None for each in outcomes)
     return f"""# Bugs that simulated runs find
 
-Written by `make sim-bugs`; what it does is in [CONTRIBUTING.md](../CONTRIBUTING.md#simulation). Of {len(outcomes)} bugs planted in the
-consensus core, one at a time, {found} were found. The profiles take turns from seed {first} on, so some bugs have to wait for the
-profile that can show them.
+Written by `make sim-bugs`; what it does is in [CONTRIBUTING.md](../CONTRIBUTING.md#simulation).
+Of {len(outcomes)} bugs planted in the consensus core, one at a time, {found} were found. The profiles
+take turns from seed {first} on, so some bugs have to wait for the profile that can show them.
 
 {table(outcomes)}
 """

@@ -76,6 +76,7 @@ class Checks:
         self._world = world
         self._entries: dict[tuple[int, int], tuple[EntryKind, bytes, int]] = {}
         self._committed: dict[int, int] = {}  # index: term
+        self._committed_in: dict[int, int] = {}  # index: term of the leader that committed it
         self._chains: dict[int, int] = {}  # index: chain of the machine's state after it
         self._leaders: dict[int, NodeId] = {}  # by term
         self._starts: dict[int, int] = {}  # term: index of the leader's first entry
@@ -384,7 +385,7 @@ class Checks:
             self.fail(f"{host} leads in term {term} with {votes} votes of {len(voters)} on disks")
         log = core.log
         committed = self.committed_to
-        while self._committed.get(committed, 0) >= term:  # of leaders that came later
+        while self._committed_in.get(committed, 0) >= term:  # by leaders that came later
             committed -= 1
         if log.base_index < committed and log.term_at(committed) != self._committed[committed]:
             self.fail(f"{host} leads in term {term} without entry {committed}, which is committed")
@@ -423,6 +424,7 @@ class Checks:
             term = core.log.term_at(index)
             assert term is not None
             self._committed[index] = term
+            self._committed_in[index] = core.term
         self.committed_to = core.commit
 
     def settled(self, host: Host, core: Raft) -> None:
