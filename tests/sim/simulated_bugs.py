@@ -24,7 +24,7 @@ BUGS = (
     # ---- votes and terms ----
     Planted(
         "vote-not-stored",
-        "a vote in a term that is on the disk already isn't stored",
+        "a vote in a term that is on the disk already is not stored",
         "core.py",
         "        hard = None if self._hard == self._hard_handed else self._hard",
         "        hard = None if self._hard.term == self._hard_handed.term else self._hard",
@@ -87,7 +87,7 @@ BUGS = (
     ),
     Planted(
         "no-term-notice",
-        "an answer of a newer term doesn't end a leadership",
+        "an answer of a newer term does not end a leadership",
         "core.py",
         "        if message.term > self.term:\n"
         "            self._follow(message.term, None)\n        if isinstance(message, Append",
@@ -125,7 +125,7 @@ BUGS = (
     ),
     Planted(
         "new-entries-not-stored",
-        "what takes the place of truncated entries isn't stored",
+        "what takes the place of truncated entries is not stored",
         "core.py",
         "            self._entries_handed = min(self._entries_handed, index - 1)",
         "            self._entries_handed = min(self._entries_handed, self.log.last_index + 1)",
@@ -175,7 +175,7 @@ BUGS = (
     ),
     Planted(
         "own-entries-at-once",
-        "a leader counts itself for what its disk doesn't have",
+        "a leader counts itself for what its disk does not have",
         "leader.py",
         "        match[self._core.node_id] = self._log.persisted",
         "        match[self._core.node_id] = self._log.last_index",
@@ -196,7 +196,7 @@ BUGS = (
     ),
     Planted(
         "applied-before-disk",
-        "what the own disk doesn't have is applied",
+        "what the own disk does not have is applied",
         "core.py",
         "self._installing is not None else min(self.log.commit, self.log.persisted)",
         "self._installing is not None else self.log.commit",
@@ -263,7 +263,7 @@ BUGS = (
     ),
     Planted(
         "two-changes-at-once",
-        "members are changed while another change isn't committed",
+        "members are changed while another change is not committed",
         "leader.py",
         "        if self._log.members_index > self._log.commit:\n            return Refusal.CHANGING",
         "        if self._log.members_index > self._log.last_index:\n            return Refusal.CHANGING",
@@ -284,7 +284,7 @@ BUGS = (
     ),
     Planted(
         "members-when-committed",
-        "a change of members holds when it's committed, not when it's in the log",
+        "a change of members holds when it is committed, not when it is in the log",
         "entries.py",
         "        return self._members[-1][1]",
         "        return self.members_at(max(self.commit, self.base_index))",
@@ -334,7 +334,7 @@ BUGS = (
     ),
     Planted(
         "applied-while-installing",
-        "entries behind a snapshot are applied before it's there",
+        "entries behind a snapshot are applied before it is there",
         "core.py",
         "        return self._applied if self._installing is not None else min(",
         "        return min(",
@@ -374,7 +374,7 @@ BUGS = (
     ),
     Planted(
         "read-at-once",
-        "a read isn't confirmed by anybody",
+        "a read is not confirmed by anybody",
         "leader.py",
         "            if quorum.decided(self._log.members.voters, read.answered | {self._core.node_id}):",
         "            if quorum.decided(self._log.members.voters, read.answered | self._log.members.all):",

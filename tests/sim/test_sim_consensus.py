@@ -107,5 +107,5 @@ def test_a_cluster_that_stands_still_is_a_finding(monkeypatch):
     monkeypatch.setattr(Raft, "campaign", lambda core: None)
     monkeypatch.setattr(Raft, "tick", lambda core, jitter: None)
     result = run(0, "network")
-    assert "after all faults healed the cluster doesn't come to rest" in result.problem
+    assert "after all faults healed the cluster does not come to rest" in result.problem
     assert "follower in 1" in result.problem

@@ -24,7 +24,7 @@ def test_their_names_are_unique():
 def test_it_is_found(name):
     bug = next(bug for bug in BUGS if bug.name == name)
     outcome = sensitivity.search(bug, seeds=60)
-    assert outcome.seeds is not None, f"60 seeds don't find that {bug.what}"
+    assert outcome.seeds is not None, f"60 seeds do not find that {bug.what}"
 
 
 def test_the_table_tells_what_escapes():

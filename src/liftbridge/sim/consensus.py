@@ -1,6 +1,6 @@
 """Runs of consensus: a cluster, its faults, and at the end the question whether it still works.
 
-`run(seed, profile)` is all: the same seed and profile make the same run. It's in three parts. For some
+`run(seed, profile)` is all: the same seed and profile make the same run. It is in three parts. For some
 seconds of virtual time clients work and things go wrong. Then everything heals, clients stop, and within a
 bounded time there must be a leader whose whole log is committed and applied everywhere. Then one more
 command and one more read have to succeed.
@@ -160,7 +160,7 @@ class _Run:
         while not condition():
             if scheduler.now >= end:
                 raise Violation(
-                    f"{_HEALED / SECOND:.0f} s after all faults healed the cluster doesn't {what}: "
+                    f"{_HEALED / SECOND:.0f} s after all faults healed the cluster does not {what}: "
                     f"{self._state()}"
                 )
             self.cluster.tend()
@@ -183,7 +183,7 @@ class _Run:
         )
 
     def _proposed(self) -> bool:
-        """A command of somebody who asks until there's an answer."""
+        """A command of somebody who asks until there is an answer."""
         if self._acked is not None:
             return True
         leader = self.cluster.leader
@@ -200,7 +200,7 @@ class _Run:
         return False
 
     def _state(self) -> str:
-        """Who is where, for a cluster that doesn't do what it should."""
+        """Who is where, for a cluster that does not do what it should."""
         return "; ".join(
             f"{host} is down"
             if (core := host.core) is None

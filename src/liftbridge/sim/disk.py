@@ -7,12 +7,12 @@ of the rest:
 
 - **The process is killed**: nothing is lost, nothing more becomes durable. What was written without a sync
   is still waiting for one, so a process that starts and believes what it reads has to sync first.
-- **Power is lost**: each write after the last sync has reached the medium or hasn't, in any combination. A
+- **Power is lost**: each write after the last sync has reached the medium or has not, in any combination. A
   lost record before a kept one is a hole, the last one kept may be torn: both read as `DAMAGED`. A replaced
   file is the old or the new one, never a mixture, and without the replacement later writes to it are gone,
   too.
 
-A sync covers what was written before it began, takes virtual time, and reports when it's over, unless the
+A sync covers what was written before it began, takes virtual time, and reports when it is over, unless the
 process is gone. `fuse` makes the process die inside of a sequence of writes, which is where crashes between
 any two writes come from.
 
@@ -36,7 +36,7 @@ class _Damaged:
 
 
 DAMAGED: Final = _Damaged()
-"""What a record reads as that is torn, missing or flipped: the checksum doesn't fit."""
+"""What a record reads as that is torn, missing or flipped: the checksum does not fit."""
 
 
 class DiskFullError(Exception):
@@ -106,7 +106,7 @@ class Disk:
         self._write(_CUT, name, length, None)
 
     def delete(self, name: str) -> None:
-        """Remove a file, if it's there. Raises FuseError."""
+        """Remove a file, if it is there. Raises FuseError."""
         self._write(_DELETE, name, 0, None)
 
     def sync(self, done: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ Two things go beyond bad luck. A message that is *held* arrives seconds later, t
 remembers what it carried: `replay` sends old messages again, to the same receiver, whatever has been
 started anew since.
 
-Invariant: a message arrives at the host that it was sent to, unchanged, or it doesn't.
+Invariant: a message arrives at the host that it was sent to, unchanged, or it does not.
 """
 
 from __future__ import annotations
@@ -123,5 +123,5 @@ class Network:
         self._slow.clear()
 
     def reaches(self, source: int, target: int) -> bool:
-        """Whether that direction isn't cut."""
+        """Whether that direction is not cut."""
         return (source, target) not in self._cut

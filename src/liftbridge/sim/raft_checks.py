@@ -138,7 +138,7 @@ class Checks:
             had.update(enumerate(image.terms, image.base_index + 1))
 
     def ticked(self, host: Host, core: Raft) -> None:
-        """After a tick: a leader that a majority doesn't answer must have stepped down."""
+        """After a tick: a leader that a majority does not answer must have stepped down."""
         if not core.is_leader:
             return
         voters = core.members.voters
@@ -246,7 +246,7 @@ class Checks:
             self.fail(f"{host} commits {core.commit} at a message that proves {proven}: {message}")
 
     def sent(self, host: Host, message: Message) -> None:
-        """A message leaves: it must say nothing that the disk of the sender doesn't say."""
+        """A message leaves: it must say nothing that the disk of the sender does not say."""
         assert host.storage is not None
         disk = host.storage.durable
         if message.term > disk.hard.term:
@@ -254,7 +254,7 @@ class Checks:
         if isinstance(message, VoteReply):
             ballots = self._ballots.get(message.term, {})
             if message.granted and not message.pre and ballots.get(message.source) != message.target:
-                self.fail(f"{host} gives a vote that its disk doesn't: {message}, {disk.hard}")
+                self.fail(f"{host} gives a vote that its disk does not: {message}, {disk.hard}")
         elif isinstance(message, AppendReply):
             if message.accepted:
                 self._acks(host, message, message.match)
@@ -267,7 +267,7 @@ class Checks:
         elif isinstance(message, SnapshotChunk):
             self._leads(host, message)
             if self._committed.get(message.meta.index) != message.meta.term:
-                self.fail(f"{host} sends a snapshot of what isn't committed: {message.meta}")
+                self.fail(f"{host} sends a snapshot of what is not committed: {message.meta}")
 
     def _leads(self, host: Host, message: Message) -> None:
         if self._leaders.get(message.term) != host.node:
@@ -344,7 +344,7 @@ class Checks:
         """A leader changes the members: one voter at a time, and only when it may."""
         commit = self._seen[host.node or 0][1]
         if at > commit:
-            self.fail(f"{host} changes members at {entry.index}, and the change at {at} isn't committed")
+            self.fail(f"{host} changes members at {entry.index}, and the change at {at} is not committed")
         if commit < self._starts.get(core.term, 0):
             self.fail(f"{host} changes members at {entry.index} before its term has committed anything")
         if len(old.voters ^ new.voters) > 1:
@@ -458,10 +458,10 @@ class Checks:
             self.fail(f"{host} applies {entry}, others have {known}")
         disk = host.storage.durable
         if disk.base_index < entry.index and disk.term_at(entry.index) != entry.term:
-            self.fail(f"{host} applies {entry.index}, which its disk doesn't have")
+            self.fail(f"{host} applies {entry.index}, which its disk does not have")
 
     def applied(self, host: Host) -> None:
-        """A state machine has gone on: it's in the state that all others were in there."""
+        """A state machine has gone on: it is in the state that all others were in there."""
         machine = host.machine
         if self._chains.setdefault(machine.index, machine.chain) != machine.chain:
             self.fail(f"{host} has another state than others at {machine.index}")

@@ -239,7 +239,7 @@ class Cluster:
         for host in self.hosts:
             if host.node is not None and host.core is not None and host.node not in members.all:
                 if host.core.removed:
-                    host.kill()  # was told that it's none: a member again only with a new disk
+                    host.kill()  # was told that it is none: a member again only with a new disk
                     self._found(host, None)
                 self.change("add", host.node)
                 return

@@ -136,7 +136,7 @@ class Faults:
         return self._cluster.leader or self._one()
 
     def _run(self, host: Host) -> None:
-        """Start a process where none is; a disk that's damaged is replaced by a new node's."""
+        """Start a process where none is; a disk that is damaged is replaced by a new node's."""
         if host.runs or host.node is None:
             return
         if not host.start():
@@ -223,7 +223,7 @@ class Faults:
         self._world.network.cut(right, left)
 
     def _blind_follower(self) -> None:
-        """The leader isn't heard by one of its followers, who goes on answering and asking."""
+        """The leader is not heard by one of its followers, who goes on answering and asking."""
         leader, host = self._leader(), self._one()
         if leader is not None and host is not None:
             self._world.network.cut([leader.number], [host.number])
@@ -248,7 +248,7 @@ class Faults:
             host.work()
 
     def _rival_campaigns(self) -> None:
-        """Leaders that are not heard, and several who'd like to be, at once."""
+        """Leaders that are not heard, and several who would like to be, at once."""
         hosts = list(self._cluster.hosts)
         self._random.shuffle(hosts)
         for host in hosts[: self._random.randint(2, 4)]:

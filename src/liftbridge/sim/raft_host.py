@@ -5,7 +5,7 @@ The process can be killed, lose power, be stopped and go on, lose its disk. A wi
 with an id of its own; which one runs where is the cluster's to know.
 
 Invariant: what the core says is done in the order in which it says it: messages, store, the later messages
-when it's stored, `persisted`.
+when it is stored, `persisted`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from liftbridge.sim.raft_checks import Checks
 
 TICK = 20_000  # microseconds
-_INBOX = 200  # messages that wait for a process that's stopped, as socket buffers would
+_INBOX = 200  # messages that wait for a process that is stopped, as socket buffers would
 
 
 class Read(NamedTuple):
@@ -126,7 +126,7 @@ class Host:
         self.start()
 
     def start(self) -> bool:
-        """Start a process; False when the disk says that it must not, as it's damaged."""
+        """Start a process; False when the disk says that it must not, as it is damaged."""
         assert not self.runs
         self._process += 1
         self._world.note("start", self.number, self.node)
@@ -142,7 +142,7 @@ class Host:
         return True
 
     def _begin(self) -> None:
-        """The disk has what was read: now there's a core."""
+        """The disk has what was read: now there is a core."""
         assert self.storage is not None and self.node is not None
         stored: Stored = self.storage.stored()
         self.machine = Machine()
@@ -252,7 +252,7 @@ class Host:
 
     def propose(self, data: bytes, tell: Callable[[int | None], None]) -> bool:
         """Propose a command, if this node leads. `tell` gets the index where it was applied, or None when
-        that is unknown; it's called at most once. Returns whether it was proposed.
+        that is unknown; it is called at most once. Returns whether it was proposed.
         """
         core = self.core
         if core is None or self.stopped:

@@ -33,7 +33,7 @@ from liftbridge.raft import (
 from liftbridge.sim.disk import DAMAGED, Disk, DiskFullError, FuseError
 
 JOURNAL, SNAPSHOT, IDENTITY = "journal", "snapshot", "identity"
-_REWRITE = 60  # records in a journal, of which most are behind the snapshot, until it's written anew
+_REWRITE = 60  # records in a journal, of which most are behind the snapshot, until it is written anew
 
 _Record: TypeAlias = "tuple[HardState | Entry | SnapshotMeta, int]"
 _Done: TypeAlias = Callable[[], None]
@@ -64,7 +64,7 @@ class Image:
         return self.terms[-1] if self.terms else self.base_term
 
     def term_at(self, index: int) -> int | None:
-        """Term of an entry; None when it isn't there, or before the base."""
+        """Term of an entry; None when it is not there, or before the base."""
         if self.base_index < index <= self.base_index + len(self.terms):
             return self.terms[index - self.base_index - 1]
         return self.base_term if index == self.base_index else None
@@ -177,7 +177,7 @@ class Storage:
     # ---- jobs ----
 
     def save(self, ready: Ready, done: _Done) -> None:
-        """Store what a ready wants stored; `done` when it's on the disk, in order."""
+        """Store what a ready wants stored; `done` when it is on the disk, in order."""
         if ready.hard_state is not None:
             self.view.take(ready.hard_state)
         if ready.snapshot is not None:
@@ -296,7 +296,7 @@ class Storage:
         self._install(snapshot, [snapshot.meta], [done, self._rewrite], last=False)
 
     def _rewrite(self) -> None:
-        """Write the journal anew without what nobody needs, when it's mostly that."""
+        """Write the journal anew without what nobody needs, when it is mostly that."""
         if len(self._disk.read(JOURNAL)) < _REWRITE:
             self._over()
             return

@@ -19,7 +19,7 @@ def profile_of(seed: int) -> str:
 
 
 def runs(first: int, count: int, profile: str | None, *, trace: bool = False) -> Iterator[Result]:
-    """The results of `count` seeds from `first` on, each as soon as it's there."""
+    """The results of `count` seeds from `first` on, each as soon as it is there."""
     for seed in range(first, first + count):
         yield run(seed, profile or profile_of(seed), trace=trace)
 

@@ -2,7 +2,7 @@
 happened.
 
 The record is bounded, as only the last events tell why something went wrong; its digest covers all of them,
-and is what two runs of a seed are compared by. Text is made when it's read, as nearly all events are never
+and is what two runs of a seed are compared by. Text is made when it is read, as nearly all events are never
 looked at.
 """
 
