@@ -18,6 +18,7 @@ from liftbridge.raft import (
     Members,
     Options,
     Raft,
+    Refusal,
     Removed,
     Role,
     Snapshot,
@@ -89,6 +90,30 @@ def test_entries_that_do_not_follow_one_another_are_no_log():
     for entries in ([FIRST, command(3, 1)], [FIRST, command(2, 2), command(3, 1)]):
         with pytest.raises(InvariantError, match="cannot follow"):
             Log(None, entries)
+
+
+def test_a_leader_begins_with_an_entry_that_commits_what_earlier_terms_have_left():
+    core = leading(2)
+    assert [(entry.kind, entry.term) for entry in core.log.after(2)] == [(EntryKind.EMPTY, core.term)]
+    store(core)
+    accept(core, 2, 3)
+    assert core.commit == 3
+
+
+def test_learners_do_not_count_however_many_there_are():
+    core = settled()
+    for learner in (4, 5):
+        core.add_learner(learner)
+        store(core)
+        accept(core, 2, core.log.last_index)
+        store(core)
+    core.propose([b"x"])
+    store(core)
+    accept(core, 4, 5)
+    accept(core, 5, 5)
+    assert core.commit == 4
+    accept(core, 3, 5)
+    assert core.commit == 5
 
 
 def test_two_leaders_of_a_term_are_not_believed():
@@ -416,6 +441,35 @@ def test_who_was_removed_and_comes_back_is_a_member_again():
     assert not core.removed
     core.campaign()
     assert core.role is Role.PRE_CANDIDATE
+
+
+def test_no_vote_goes_to_a_learner_that_has_never_answered():
+    core = settled(options=replace(SMALL, promotion_lag=64))
+    core.remove(3)
+    store(core)
+    accept(core, 2, 3)
+    core.remove(2)
+    store(core)
+    core.add_learner(4)
+    store(core)
+    assert core.members == Members(frozenset({1}), frozenset({4}))
+    assert core.promote(4) is Refusal.TOO_FEW, "1 could not even take that back alone"
+    accept(core, 4, 4)
+    assert core.promote(4) == 6
+
+
+def test_no_vote_is_taken_that_is_needed():
+    core = settled()
+    for _ in range(SMALL.election_ticks + 1):
+        core.tick(0)
+        accept(core, 2, 2)
+    assert core.remove(2) is Refusal.TOO_FEW
+    assert core.demote(2) is Refusal.TOO_FEW
+    assert core.demote(1) is Refusal.TOO_FEW
+    assert core.add_learner(4) == 3, "that takes no vote"
+    store(core)
+    accept(core, 2, 3)
+    assert core.remove(3) == 4, "who says nothing can be removed"
 
 
 def test_only_ids_of_nodes_become_members():

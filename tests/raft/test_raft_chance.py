@@ -31,7 +31,11 @@ class Chance:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.cluster = Cluster(replace(SMALL, retained_entries=self.random.choice((0, 3))))
+        chosen = {
+            "retained_entries": self.random.choice((0, 3)),
+            "promotion_lag": self.random.choice((2, 50)),
+        }
+        self.cluster = Cluster(replace(SMALL, **chosen))
         self.cluster.begin([1, 2, 3, 4, 5][: self.random.choice((2, 3, 5))], new=[6, 7])
         self.cluster.nodes[1].core.campaign()
         self.cluster.after(1)

@@ -134,6 +134,7 @@ APPEND, ENTRY = internal_pb2.RaftAppend, internal_pb2.RaftEntry
         (written(snapshot_chunk={"meta": {"index": 2**63}}), "for index"),
         (written(snapshot_chunk={"meta": {"members": {"voters": [1], "learners": [1]}}}), "contradict"),
     ],
+    ids=lambda each: each if isinstance(each, str) else "",
 )
 def test_what_no_node_of_ours_writes_is_refused(data, text):
     with pytest.raises(CodecError, match=text):

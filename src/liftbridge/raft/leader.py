@@ -215,6 +215,7 @@ class Leadership:
             self.tell_if_removed(reply.source)
             return
         progress.active = progress.heard = True
+        progress.answered = self._ticks
         self._answer_reads(reply)
         if isinstance(reply, SnapshotReply):
             self._on_chunk_reply(progress, reply)
@@ -302,8 +303,20 @@ class Leadership:
         if isinstance(changed, Refusal):
             return changed
         assert quorum.overlap(self._log.members, changed)
+        if changed.voters != self._log.members.voters and not quorum.decided(changed.voters, self._answering):
+            return Refusal.TOO_FEW
         self.append([(EntryKind.MEMBERS, encode_members(changed))])
         return self._log.last_index
+
+    @property
+    def _answering(self) -> set[NodeId]:
+        """Who has answered within an election time-out, and this node."""
+        since = self._ticks - self._options.election_ticks
+        return {self._core.node_id} | {
+            node
+            for node, progress in self.progress.items()
+            if progress.answered is not None and progress.answered >= since
+        }
 
     def with_learner(self, node: NodeId) -> Members | Refusal:
         """The members with one more that has no vote."""

@@ -35,6 +35,7 @@ class Progress:
         mode: how entries are sent.
         since: sequence number of the first message of this mode.
         active: whether it answered since the last check of the quorum.
+        answered: the leader's tick at its last answer, None for no answer yet.
         waiting: whether a probe, or a piece of a snapshot, is out; a probe is sent again with the next
             heartbeat, without entries; a piece when it was out at the heartbeat before.
         told: the commit index that it will have when the last message to it has arrived.
@@ -51,6 +52,7 @@ class Progress:
     mode: Mode = Mode.PROBE
     since: int = 0
     active: bool = True
+    answered: int | None = None
     waiting: bool = False
     told: int = 0
     in_flight: deque[tuple[int, int, int]] = field(default_factory=deque)

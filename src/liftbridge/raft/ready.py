@@ -27,6 +27,7 @@ class Refusal(Enum):
     SAME = "the members are so already"
     UNKNOWN = "there is no such learner"
     BEHIND = "the learner is too far behind to be given a vote"
+    TOO_FEW = "of those who would have a vote too few answer: nothing could be agreed on any more"
     LAST_VOTER = "the last voter cannot be removed"
 
 

@@ -266,7 +266,7 @@ CONSENSUS = (
         "raft/leader.py",
         "        index = quorum.committed_index(self._log.members.voters, match)",
         "        index = quorum.committed_index(self._log.members.all, match)",
-        _rule("a_learner_does_not_count_and_gets_a_vote_when_it_is_near"),
+        _addition("learners_do_not_count_however_many_there_are"),
     ),
     Bug(
         "half-is-a-majority",
@@ -282,7 +282,7 @@ CONSENSUS = (
         "raft/leader.py",
         '        self.append([(EntryKind.EMPTY, b"")])',
         "        self.append([])",
-        _rule("leaders_1_all_hear_of_it_at_once_and_then_time_and_again"),
+        _addition("a_leader_begins_with_an_entry_that_commits_what_earlier_terms_have_left"),
     ),
     Bug(
         "lost-answers",
@@ -419,6 +419,17 @@ CONSENSUS = (
         "    if term > of_message:",
         "    if term < 0:",
         _CODEC,
+    ),
+    Bug(
+        "votes-of-the-silent",
+        "a vote is given or taken so that who is left can agree on nothing",
+        "raft/leader.py",
+        "            return Refusal.TOO_FEW",
+        "            pass",
+        _addition(
+            "no_vote_goes_to_a_learner_that_has_never_answered",
+            "no_vote_is_taken_that_is_needed",
+        ),
     ),
     Bug(
         "journal-splits-records",
