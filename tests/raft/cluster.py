@@ -167,13 +167,17 @@ class Cluster:
             self.trace += [f"{name}: no answer to read {context}" for context in ready.unanswered]
             node.waiting.append(ready)
             if not self.manual or not (ready.stores or len(node.waiting) > 1):
-                self.persist(name)
+                self._finish(name)
         else:
             raise AssertionError(f"{name} wants something for ever")
         self.check()
 
     def persist(self, name: int, count: int | None = None) -> None:
         """Let the disk of a node finish what it was asked for."""
+        self._finish(name, count)
+        self.after(name)
+
+    def _finish(self, name: int, count: int | None = None) -> None:
         node = self.nodes[name]
         for _ in range(len(node.waiting) if count is None else count):
             ready = node.waiting.pop(0)
@@ -184,9 +188,6 @@ class Cluster:
                 _restore(node, ready.snapshot)
             node.core.persisted(ready.token)
             self._send(ready.later)
-        if node.core.has_ready:
-            self.after(name)
-        self.check()
 
     def deliver(self, index: int = 0) -> None:
         """Deliver a message."""
@@ -241,9 +242,7 @@ class Cluster:
     def _check_commit(self, node: Node) -> None:
         core, seen = node.core, node.checked_commit
         assert core.commit >= seen, f"{node.name}: what is committed goes back from {seen} to {core.commit}"
-        assert core.commit <= core.log.last_index, (
-            f"{node.name}: commits {core.commit}, which it does not have"
-        )
+        assert core.commit <= core.log.last_index, f"{node.name}: commits {core.commit}, which it lacks"
         if core.is_leader and core.commit > seen:
             term = core.log.term_at(core.commit)
             assert term == core.term, f"{node.name} commits an entry of term {term} in term {core.term}"

@@ -116,6 +116,18 @@ def test_learners_do_not_count_however_many_there_are():
     assert core.commit == 5
 
 
+def test_a_snapshot_that_a_leaders_has_overtaken_is_ignored():
+    core = node(2, applied=2)
+    theirs = SnapshotMeta(9, 2, core.members)
+    core.step(chunk(core, theirs, b"theirs"))
+    ready = core.ready()
+    core.compact(Snapshot(SnapshotMeta(2, 2, core.members), b"own"))
+    core.persisted(ready.token)
+    assert core.snapshot == Snapshot(theirs, b"theirs")
+    core.compact(Snapshot(SnapshotMeta(2, 2, core.members), b"own"))
+    assert core.snapshot.meta == theirs
+
+
 def test_two_leaders_of_a_term_are_not_believed():
     core = settled()
     with pytest.raises(InvariantError, match="two lead in term 2"):
@@ -370,6 +382,20 @@ def test_who_was_asked_to_lead_has_a_whole_time_out_for_it():
     for _ in range(SMALL.election_ticks - 1):
         core.tick(0)
     assert core.role is Role.CANDIDATE
+
+
+def test_a_leader_that_leaves_asks_a_successor_to_campaign():
+    core = settled()
+    core.remove(1)
+    store(core)
+    accept(core, 3, 3)
+    store(core)
+    assert core.is_leader, "one of two is no majority"
+    accept(core, 2, 3)
+    told = store(core)
+    assert not core.is_leader
+    assert [message.target for message in told if isinstance(message, TimeoutNow)] == [2]
+    assert {message.commit for message in told if isinstance(message, Append)} == {3}
 
 
 def test_who_takes_its_own_vote_away_may_campaign_until_that_is_committed():

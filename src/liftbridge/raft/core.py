@@ -271,9 +271,12 @@ class Raft:
     def compact(self, snapshot: Snapshot) -> None:
         """The state machine's state is on the disk; entries up to there may be forgotten.
 
-        Raises InvariantError when it is not the state after an entry of the log that is applied.
+        One that a leader's snapshot has overtaken meanwhile is of no use, and ignored. Raises InvariantError
+        when it is not the state after an entry of the log that is applied.
         """
         index, term = snapshot.meta.index, snapshot.meta.term
+        if index < self.log.base_index:
+            return
         if index > self._applied or self.log.term_at(index) != term:
             raise InvariantError(f"a snapshot of entry {index} of term {term}, which is not what was applied")
         self._snapshot = snapshot
@@ -463,7 +466,7 @@ class Raft:
         """A leader that is no voter any more, by an entry that is committed, has nothing to lead."""
         outside = self.node_id not in self.log.members.voters
         if self._lead is not None and outside and self.log.commit >= self.log.members_index:
-            self._lead.tell_commit()
+            self._lead.leave()
             self._follow(self.term, None)
 
     def _reset_timer(self) -> None:

@@ -206,6 +206,14 @@ class Leadership:
             if progress.mode is Mode.REPLICATE and progress.told < min(self._log.commit, progress.match):
                 self._tell(node, progress)
 
+    def leave(self) -> None:
+        """Tell followers what is committed, so that it leads no more; one may campaign at once."""
+        self.tell_commit()
+        for node in sorted(self._log.members.voters & self.progress.keys()):
+            if self.progress[node].match == self._log.last_index:
+                self._core.send(TimeoutNow(*self._core.header(node)))
+                return
+
     # -- answers ---------------------------------------------------------------------------------------
 
     def on_reply(self, reply: AppendReply | SnapshotReply) -> None:
