@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from cluster import SMALL, Cluster
+from raft_nodes import SMALL, Cluster
 
 from liftbridge.raft import Append, AppendReply, SnapshotChunk
 
