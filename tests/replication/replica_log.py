@@ -1,4 +1,5 @@
-"""A log in memory that the machines of replication can be run on, with a disk that loses what was not synced."""
+"""A log in memory that the machines of replication can be run on, with a disk that loses what was not
+synced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Three brokers with one partition: real metadata, real machines, logs in memory, and messages that go nowhere by
+"""Three brokers with one partition: real metadata, real machines, logs in memory, and messages that go
+nowhere by
 themselves. Everything that happens is a call, so a test says what happens, and in which order.
 
 What must hold is checked at every step; the names are those of the specification's invariants:
@@ -305,7 +306,7 @@ class World:
             self.links[name, other].append(statement)
 
     def send(self, name: str, to: str, limit: int = 100) -> bool:
-        """A leader sends a follower batches that it has not had, a heartbeat if there are none; whether any."""
+        """A leader sends a follower batches it has not had, or a heartbeat; whether any."""
         leader = self.nodes[name].leader
         place = leader.send_from(to)
         if place is None:
