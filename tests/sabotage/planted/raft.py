@@ -5,12 +5,18 @@ from __future__ import annotations
 from planted.bug import Bug
 
 _RULES = ("tests/raft/test_raft_figure2.py",)
+_ADDITIONS = ("tests/raft/test_raft_additions.py",)
+_CODEC = ("tests/raft/test_raft_codec.py",)
 _TERMS = ("tests/metadata/test_metadata_journal_terms.py",)
 _CONTROLLER = ("tests/metadata/test_metadata_controller.py",)
 
 
 def _rule(*names: str) -> tuple[str, ...]:
     return tuple(f"{_RULES[0]}::test_{name}" for name in names)
+
+
+def _addition(*names: str) -> tuple[str, ...]:
+    return tuple(f"{_ADDITIONS[0]}::test_{name}" for name in names)
 
 
 CONSENSUS = (
@@ -98,8 +104,8 @@ CONSENSUS = (
         "truncate-committed",
         "entries that are committed can be removed",
         "raft/entries.py",
-        "        assert index > self.commit, ",
-        "        assert index > 0, ",
+        "        if index <= self.commit:",
+        "        if index <= 0:",
         _rule("append_3_what_is_committed_is_never_removed"),
     ),
     Bug(
@@ -205,6 +211,225 @@ CONSENSUS = (
         "            if reply.sequence >= read.sequence:",
         "            if reply.sequence >= 0:",
         _rule("a_read_waits_for_a_majority_that_answers_something_sent_after_it"),
+    ),
+    Bug(
+        "vote-kept",
+        "the vote of a term goes on into the next",
+        "raft/core.py",
+        "            self._hard = HardState(term, None)",
+        "            self._hard = HardState(term, self.vote)",
+        _rule("all_2_a_greater_term_makes_a_follower"),
+    ),
+    Bug(
+        "pre-vote-binds",
+        "a vote in advance is a vote",
+        "raft/core.py",
+        "        if not request.pre:",
+        "        if request:",
+        _rule("a_vote_in_advance_binds_nobody"),
+    ),
+    Bug(
+        "place-not-compared",
+        "entries are taken behind one of another term",
+        "raft/core.py",
+        "        elif log.term_at(prev) != message.prev_term:",
+        "        elif log.term_at(prev) is None:",
+        _rule("append_2_without_the_entry_before_it_is_refused"),
+    ),
+    Bug(
+        "ack-of-all",
+        "a follower acknowledges its whole log instead of what was compared",
+        "raft/core.py",
+        "        match = prev + len(message.entries)\n",
+        "        match = max(prev + len(message.entries), log.persisted)\n",
+        _rule("append_3_what_is_the_same_stays_with_all_behind_it"),
+    ),
+    Bug(
+        "old-terms-count",
+        "acks of an earlier term count",
+        "raft/core.py",
+        "        elif message.term != self.term:\n            return",
+        "        elif message.term < 0:\n            return",
+        _rule("leaders_4_acks_of_another_term_or_run_do_not_count"),
+    ),
+    Bug(
+        "stored-for-a-while",
+        "what the disk has until the next write counts as stored",
+        "raft/core.py",
+        "                handed.last = min(handed.last, index - 1)",
+        "                handed.last = min(handed.last, self.log.base_index + index)",
+        _addition("what_the_disk_has_for_a_while_only_is_not_acknowledged"),
+    ),
+    Bug(
+        "learners-count",
+        "learners count for what is committed",
+        "raft/leader.py",
+        "        index = quorum.committed_index(self._log.members.voters, match)",
+        "        index = quorum.committed_index(self._log.members.all, match)",
+        _addition("learners_do_not_count_however_many_there_are"),
+    ),
+    Bug(
+        "half-is-a-majority",
+        "half of the voters decide",
+        "raft/quorum.py",
+        "    return len(voters) // 2 + 1",
+        "    return (len(voters) + 1) // 2",
+        ("tests/raft/test_raft_quorum.py",),
+    ),
+    Bug(
+        "no-empty-entry",
+        "a leader begins without an entry of its term",
+        "raft/leader.py",
+        '        self.append([(EntryKind.EMPTY, b"")])',
+        "        self.append([])",
+        _addition("a_leader_begins_with_an_entry_that_commits_what_earlier_terms_have_left"),
+    ),
+    Bug(
+        "lost-answers",
+        "whose answers got lost is sent nothing any more",
+        "raft/leader.py",
+        "            elif progress.is_unanswered(reply.sequence):",
+        "            elif progress.is_unanswered(0):",
+        _addition("who_has_entries_and_whose_answers_got_lost_is_asked_again"),
+    ),
+    Bug(
+        "held-no-more",
+        "what is held no more is asked for again",
+        "raft/leader.py",
+        "        if self._log.term_at(last) is None:",
+        "        if self._log.term_at(last) is None and last < 0:",
+        _addition("who_has_entries_that_the_leader_holds_no_more_gets_a_snapshot"),
+    ),
+    Bug(
+        "probe-above",
+        "a follower behind all that is held is asked about the same place for ever",
+        "raft/leader.py",
+        "        return min(place, reply.prev_index - 1, reply.last_index)",
+        "        return place",
+        _addition("who_is_behind_all_that_is_held_gets_a_snapshot"),
+    ),
+    Bug(
+        "late-ack-not-told",
+        "who acknowledges late waits a heartbeat for the commit index",
+        "raft/leader.py",
+        "            if not progress.in_flight and progress.told < ",
+        "            if not progress.in_flight and progress.match < ",
+        _addition("who_acks_late_is_told_at_once_what_is_committed"),
+    ),
+    Bug(
+        "bytes-in-flight",
+        "bytes in flight have no bound",
+        "raft/leader.py",
+        "        return few and progress.in_flight_bytes < self._options.max_in_flight_bytes",
+        "        return few or progress.in_flight_bytes < self._options.max_in_flight_bytes",
+        _addition("bytes_in_flight_are_bounded"),
+    ),
+    Bug(
+        "piece-for-nobody",
+        "a piece of a snapshot goes time and again to who says nothing",
+        "raft/progress.py",
+        "self._chunk_at_heartbeat == self.chunk and self.heard",
+        "self._chunk_at_heartbeat == self.chunk",
+        _addition("a_piece_is_sent_again_when_the_follower_speaks_and_not_otherwise"),
+    ),
+    Bug(
+        "old-snapshot",
+        "a snapshot that is not newer than what is committed is installed",
+        "raft/core.py",
+        "        if meta.index <= self.log.commit:",
+        "        if meta.index <= self.log.base_index:",
+        _rule("a_snapshot_that_is_not_newer_is_refused"),
+    ),
+    Bug(
+        "snapshot-unchecked",
+        "a snapshot is taken although its checksum is wrong",
+        "raft/incoming.py",
+        "        return state if whole else None",
+        "        return state",
+        _rule("a_snapshot_with_a_wrong_checksum_is_asked_for_again"),
+    ),
+    Bug(
+        "two-snapshots-one",
+        "pieces of two snapshots become one",
+        "raft/incoming.py",
+        "        if self._first is None or not _same_snapshot(self._first, chunk):",
+        "        if self._first is None:",
+        ("tests/raft/test_raft_incoming.py",),
+    ),
+    Bug(
+        "applied-while-installing",
+        "entries are applied before the snapshot that they follow",
+        "raft/core.py",
+        "        return self._applied if self._installing is not None else min(",
+        "        return min(",
+        _rule("a_snapshot_is_acknowledged_and_applied_when_the_disk_has_it"),
+    ),
+    Bug(
+        "protects-the-gone",
+        "who may not campaign helps nobody to replace a leader that is gone",
+        "raft/core.py",
+        "            self.leader = None  # or",
+        "            pass  # or",
+        _addition("who_may_not_campaign_does_not_protect_a_leader_that_is_gone"),
+    ),
+    Bug(
+        "own-removal-is-final",
+        "who takes its own vote away never campaigns, though only it has the entry",
+        "raft/core.py",
+        " or self.node_id in log.members_before.voters",
+        "",
+        _addition("who_takes_its_own_vote_away_may_campaign_until_that_is_committed"),
+    ),
+    Bug(
+        "removed-not-told",
+        "who was removed and has not heard of it campaigns for ever",
+        "raft/core.py",
+        "                self._lead.tell_if_removed(request.source)",
+        "                pass",
+        _addition("who_was_removed_is_told_when_it_campaigns"),
+    ),
+    Bug(
+        "removed-for-ever",
+        "who was removed and comes back is never a member again",
+        "raft/core.py",
+        "        return self._removed_at >= self.log.members_index",
+        "        return self._removed_at >= 0",
+        _addition("who_was_removed_and_comes_back_is_a_member_again"),
+    ),
+    Bug(
+        "reads-vanish",
+        "a read that waits when its leader stops leading has no answer, and none is told",
+        "raft/core.py",
+        "            self._unanswered += self._lead.reads",
+        "            pass",
+        _addition("reads_that_wait_when_it_stops_leading_are_not_answered_and_named"),
+    ),
+    Bug(
+        "numbers-unbounded",
+        "a number that leaves no room to count on is read",
+        "raft/codec.py",
+        "    if value > MAX_NUMBER:",
+        "    if value < 0:",
+        _CODEC,
+    ),
+    Bug(
+        "later-terms-read",
+        "entries of a later term than their sender are read",
+        "raft/codec.py",
+        "    if term > of_message:",
+        "    if term < 0:",
+        _CODEC,
+    ),
+    Bug(
+        "votes-of-the-silent",
+        "a vote is given or taken so that who is left can agree on nothing",
+        "raft/leader.py",
+        "            return Refusal.TOO_FEW",
+        "            pass",
+        _addition(
+            "no_vote_goes_to_a_learner_that_has_never_answered",
+            "no_vote_is_taken_that_is_needed",
+        ),
     ),
     Bug(
         "journal-splits-records",
