@@ -1,8 +1,10 @@
 """Runs scenarios: text files of commands, each followed by `----` and what happens then.
 
-`python tests/raft/scenario.py` writes what happens into all files anew; read the difference before you commit
-it.
+`python tests/raft/scenario.py` shows where it goes otherwise than a file says, `--rewrite` writes what
+happens into the files; read the difference before you commit it. After each command the cluster is checked
+against the properties that Raft has to keep (`raft_nodes.py`): no text can make a wrong thing right.
 
+    stored N TERM...                     before that: terms of what its disk has behind the first entry
     nodes 1 2 3 [learning 4] [new 5]     a cluster, and nodes that belong to none
     disks by hand                        disks wait for `persist`
     campaign N / tick N COUNT            an election now, or time
@@ -21,10 +23,12 @@ it.
 
 from __future__ import annotations
 
+import argparse
 import sys
+from difflib import unified_diff
 from pathlib import Path
 
-from cluster import Cluster, describe, status
+from raft_nodes import Cluster, describe, status
 
 from liftbridge.raft import Entry, EntryKind
 
@@ -36,6 +40,7 @@ class Scenario:
 
     def __init__(self) -> None:
         self.cluster = Cluster()
+        self._stored: dict[int, list[int]] = {}
 
     def run(self, line: str) -> str:
         """Run a command; what happened, a line each."""
@@ -46,6 +51,9 @@ class Scenario:
         lines = [*self.cluster.trace, *([] if said is None else said)]
         return "\n".join(lines) or "nothing"
 
+    def do_stored(self, node: str, *terms: str) -> None:
+        self._stored[int(node)] = [int(term) for term in terms]
+
     def do_nodes(self, *words: str) -> None:
         groups: dict[str, list[int]] = {"": [], "learning": [], "new": []}
         group = ""
@@ -54,7 +62,7 @@ class Scenario:
                 group = word
             else:
                 groups[group].append(int(word))
-        self.cluster.begin(groups[""], groups["learning"], groups["new"])
+        self.cluster.begin(groups[""], groups["learning"], groups["new"], self._stored)
 
     def do_disks(self, *words: str) -> None:
         assert words in (("by", "hand"), ("at", "once"))
@@ -185,6 +193,22 @@ def run(text: str) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def main() -> int:
+    """Run files, all of them when none is named. Returns how many go otherwise than they say."""
+    parser = argparse.ArgumentParser(description="Run scenarios of the consensus.")
+    parser.add_argument("--rewrite", action="store_true", help="write what happens into the files")
+    parser.add_argument("files", nargs="*", type=Path)
+    arguments = parser.parse_args()
+    differing = 0
+    for path in arguments.files or sorted(FOLDER.glob("*.txt")):
+        text = path.read_text()
+        now = run(text)
+        differing += now != text
+        if arguments.rewrite:
+            path.write_text(now)
+        sys.stdout.writelines(unified_diff(text.splitlines(True), now.splitlines(True), path.name, "now"))
+    return 0 if arguments.rewrite else differing
+
+
 if __name__ == "__main__":
-    for path in [Path(name) for name in sys.argv[1:]] or sorted(FOLDER.glob("*.txt")):
-        path.write_text(run(path.read_text()))
+    sys.exit(main())

@@ -188,12 +188,19 @@ class Journal:
             _hook=hook,
         )
         journal._attach(journal_path(directory, found.base), found.end)
+        # A killed process may have left what it wrote in the page cache; from now on it counts as stored.
+        sync_file(journal._descriptor)
         return journal, Recovered(found.hard_state, found.snapshot, found.entries)
 
     @property
     def last_index(self) -> int:
         """Index of the newest entry."""
         return self._base + len(self._entries)
+
+    @property
+    def base(self) -> int:
+        """Index of the entry before the first of the newest journal."""
+        return self._base
 
     @property
     def last_term(self) -> int:

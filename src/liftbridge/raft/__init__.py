@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from liftbridge.raft.codec import CodecError, decode_message, encode_message
 from liftbridge.raft.core import Raft
+from liftbridge.raft.invariant import InvariantError
 from liftbridge.raft.messages import (
     Append,
     AppendReply,
@@ -33,6 +34,7 @@ __all__ = [
     "Entry",
     "EntryKind",
     "HardState",
+    "InvariantError",
     "Members",
     "MembersError",
     "Message",

@@ -1,9 +1,9 @@
 """Messages between nodes as bytes: protobuf (`proto/internal.proto`), read strictly.
 
 Whoever can reach the port can send bytes. What is not a message that a node of ours would write is a
-`CodecError` and
-nothing else: a kind that is not known, entries that do not follow one another, members that contradict each
-other.
+`CodecError` and nothing else: a kind that is not known, a number that leaves no room to count on from it,
+entries that do not follow one another or are of a later term than their sender, members that contradict each
+other. Fields that a later version adds are read over, so that servers can be updated one by one.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ _PLAIN: dict[str, tuple[type[Message], tuple[str, ...]]] = {
 }
 _NAMES = {kind: name for name, (kind, _) in _PLAIN.items()}
 _HEADER = ("source", "target", "term", "incarnation")
+_DRAWN = ("source", "target", "incarnation", "to_incarnation")
+
+MAX_MESSAGE_BYTES = 64 << 20
+"""More than any message takes: an entry has at most half of it (`broker/journal_format.py`)."""
+MAX_NUMBER = (1 << 63) - 1
+"""Of terms, indices and all else that is counted."""
 
 
 class CodecError(ValueError):
@@ -77,6 +83,8 @@ def encode_message(message: Message) -> bytes:
 
 def decode_message(data: bytes) -> Message:
     """The message that was encoded as `data`. Raises CodecError."""
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise CodecError(f"a message of a node has {len(data)} bytes, more than {MAX_MESSAGE_BYTES}")
     read = internal_pb2.RaftMessage()
     try:
         read.ParseFromString(data)
@@ -92,18 +100,35 @@ def decode_message(data: bytes) -> Message:
     fields = {field: getattr(read, field) for field in _HEADER} | {
         field: getattr(body, field) for field in plain
     }
+    for field, value in fields.items():
+        if field not in _DRAWN and isinstance(value, int):
+            _check_number(field, value)
     if kind is Append:
-        fields["entries"] = _entries(body)
+        fields["entries"] = _entries(body, read.term)
     elif kind is SnapshotChunk:
-        fields["meta"] = _meta(body.meta)
+        fields["meta"] = _meta(body.meta, read.term)
         if body.offset + len(body.data) > body.total:
             raise CodecError("a piece of a snapshot goes beyond its end")
+    elif kind is VoteRequest:
+        _check_term(body.last_term, read.term)
     return kind(**fields)
 
 
-def _entries(body: internal_pb2.RaftAppend) -> tuple[Entry, ...]:
+def _check_number(field: str, value: int) -> None:
+    if value > MAX_NUMBER:
+        raise CodecError(f"a message of a node has {value} for {field}, more than {MAX_NUMBER}")
+
+
+def _check_term(term: int, of_message: int) -> None:
+    """No log has an entry of a term that its node is not in yet."""
+    if term > of_message:
+        raise CodecError(f"a message of term {of_message} speaks of an entry of term {term}")
+
+
+def _entries(body: internal_pb2.RaftAppend, of_message: int) -> tuple[Entry, ...]:
     entries: list[Entry] = []
     index, term = body.prev_index, body.prev_term
+    _check_number("index", index + len(body.entries))
     for read in body.entries:
         index += 1
         if read.index != index or read.term < term:
@@ -122,10 +147,13 @@ def _entries(body: internal_pb2.RaftAppend) -> tuple[Entry, ...]:
                 f"entry {index} is of kind {read.kind}, which this version does not know"
             ) from error
         entries.append(Entry(index, term, kind, read.data))
+    _check_term(term, of_message)
     return tuple(entries)
 
 
-def _meta(read: internal_pb2.RaftSnapshotMeta) -> SnapshotMeta:
+def _meta(read: internal_pb2.RaftSnapshotMeta, of_message: int) -> SnapshotMeta:
+    _check_number("index", read.index)
+    _check_term(read.term, of_message)
     try:
         members = decode_members(read.members.SerializeToString())
     except MembersError as error:

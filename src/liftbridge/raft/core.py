@@ -25,11 +25,12 @@ Here is what all nodes do, and what followers and candidates do; what a leader d
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable, Sequence
 
 from liftbridge.raft import quorum
 from liftbridge.raft.entries import Log
+from liftbridge.raft.incoming import Incoming
+from liftbridge.raft.invariant import InvariantError
 from liftbridge.raft.leader import Change, Leadership
 from liftbridge.raft.messages import (
     Append,
@@ -49,7 +50,7 @@ from liftbridge.raft.messages import (
     VoteRequest,
 )
 from liftbridge.raft.options import Options
-from liftbridge.raft.ready import Ready, Refusal, Role, Stored
+from liftbridge.raft.ready import Handed, Ready, Refusal, Role, Stored
 
 
 class Raft:
@@ -61,7 +62,8 @@ class Raft:
         options: its bounds and times.
         role: what it is in its term.
         leader: who leads in its term, None when unknown.
-        removed: whether a leader has said that it is no member any more.
+        snapshot_too_large: bytes of a snapshot that a leader offers and this node does not take, so that it
+            stays behind; 0 for none.
         log: its log; to be read only.
         sequence: number of the last message to a follower.
     """
@@ -91,16 +93,18 @@ class Raft:
         self.options = options
         self.role = Role.FOLLOWER
         self.leader: NodeId | None = None
-        self.removed = False
+        self.snapshot_too_large = 0
+        self._removed_at = -1
         snapshot = stored.snapshot
         self.log = Log(None if snapshot is None else snapshot.meta, stored.entries)
         self._snapshot = snapshot
         self._hard = stored.hard_state
-        assert self._hard.term >= self.log.last_term, "the term on the disk is older than an entry's"
+        if self._hard.term < self.log.last_term:
+            raise InvariantError(f"the disk has term {self._hard.term} and an entry of {self.log.last_term}")
         # What has been handed out to be stored, and what is known to be on the disk.
         self._hard_handed = self._hard_persisted = self._hard
         self._entries_handed = self.log.last_index
-        self._pending: list[tuple[int, HardState, int, int, Snapshot | None]] = []
+        self._pending: list[Handed] = []
         self._token = 0
         self._applied = max(self.log.base_index, applied)  # handed out to be applied
         self.log.commit = max(self.log.commit, applied)
@@ -109,10 +113,11 @@ class Raft:
             self.log.commit = self.log.last_index
         self._installing: Snapshot | None = None
         self._install_handed = True
-        self._incoming: tuple[SnapshotChunk, bytearray] | None = None
+        self._incoming = Incoming()
         self._messages: list[Message] = []
         self._later: list[Message] = []
         self._reads: list[tuple[object, int]] = []
+        self._unanswered: list[object] = []
         self._elapsed = 0
         self._timeout = 0
         self._jitter = jitter
@@ -146,6 +151,11 @@ class Raft:
         return self.log.members
 
     @property
+    def removed(self) -> bool:
+        """Whether a leader has said that this node is no member any more, and nothing newer says it is."""
+        return self._removed_at >= self.log.members_index
+
+    @property
     def is_leader(self) -> bool:
         """Whether it leads."""
         return self.role is Role.LEADER
@@ -177,6 +187,7 @@ class Raft:
                 self._follow(self.term, None)
         elif self._elapsed >= self._timeout:
             self._reset_timer()
+            self.leader = None  # or who may not campaign would protect it for ever
             if self._may_campaign:
                 self._campaign(pre=True)
 
@@ -196,6 +207,8 @@ class Raft:
             self._follow(message.term, None)
         if isinstance(message, Append | SnapshotChunk):
             self._on_leader(message)
+        elif isinstance(message, Removed):
+            self._on_removed(message)
         elif message.term != self.term:
             return
         elif isinstance(message, VoteReply):
@@ -204,11 +217,9 @@ class Raft:
             if self._lead is not None and message.to_incarnation == self.incarnation:
                 self._lead.on_reply(message)
                 self._after_leading()
-        elif isinstance(message, TimeoutNow):
-            if self._may_campaign and self._lead is None:
-                self._campaign(pre=False, forced=True)
-        elif isinstance(message, Removed):
-            self._on_removed(message)
+        elif isinstance(message, TimeoutNow) and self._may_campaign and self._lead is None:
+            self._reset_timer()
+            self._campaign(pre=False, forced=True)
 
     def propose(self, data: Iterable[bytes]) -> int | None:
         """Append commands for the state machine.
@@ -223,6 +234,8 @@ class Raft:
 
     def add_learner(self, node: NodeId) -> int | Refusal:
         """Let a node have the log. Returns the index of the entry, or why not."""
+        if not 0 < node < 1 << 64:
+            raise ValueError(f"{node} is not the id of a node: a number from 1 to 2**64 - 1")
         return self._change_members(lambda lead: lead.with_learner(node))
 
     def promote(self, node: NodeId) -> int | Refusal:
@@ -247,7 +260,8 @@ class Raft:
     def read_index(self, context: object) -> bool:
         """Ask when what is applied here is at least as new as this moment; `Ready.reads` has the answer.
 
-        Returns whether this node can tell: only a leader that has committed an entry of its term can.
+        Returns whether this node can tell: only a leader that has committed an entry of its term can, for
+        `Options.max_reads` at a time. When it stops leading, the context is in `Ready.unanswered`.
         """
         if self._lead is None or not self._lead.read(context):
             return False
@@ -255,9 +269,16 @@ class Raft:
         return True
 
     def compact(self, snapshot: Snapshot) -> None:
-        """The state machine's state is on the disk; entries up to there may be forgotten."""
-        assert snapshot.meta.index <= self._applied, (snapshot.meta, self._applied)
-        assert self.log.term_at(snapshot.meta.index) == snapshot.meta.term
+        """The state machine's state is on the disk; entries up to there may be forgotten.
+
+        One that a leader's snapshot has overtaken meanwhile is of no use, and ignored. Raises InvariantError
+        when it is not the state after an entry of the log that is applied.
+        """
+        index, term = snapshot.meta.index, snapshot.meta.term
+        if index < self.log.base_index:
+            return
+        if index > self._applied or self.log.term_at(index) != term:
+            raise InvariantError(f"a snapshot of entry {index} of term {term}, which is not what was applied")
         self._snapshot = snapshot
         self.log.forget(snapshot.meta.index - self.options.retained_entries)
 
@@ -270,6 +291,7 @@ class Raft:
             self._messages
             or self._later
             or self._reads
+            or self._unanswered
             or self._hard != self._hard_handed
             or self._entries_handed < self.log.last_index
             or not self._install_handed
@@ -282,7 +304,7 @@ class Raft:
         hard = None if self._hard == self._hard_handed else self._hard
         snapshot = None if self._install_handed else self._installing
         entries = self.log.after(max(self._entries_handed, self.log.base_index))
-        self._pending.append((self._token, self._hard, self.log.last_index, self.log.last_term, snapshot))
+        self._pending.append(Handed(self._token, self._hard, self.log.last_index, snapshot))
         self._hard_handed, self._entries_handed, self._install_handed = self._hard, self.log.last_index, True
         committed: Sequence[Entry] = ()
         if self._applied < self._applicable:
@@ -297,22 +319,28 @@ class Raft:
             later=self._later,
             committed=committed,
             reads=self._reads,
+            unanswered=self._unanswered,
         )
-        self._messages, self._later, self._reads = [], [], []
+        self._messages, self._later, self._reads, self._unanswered = [], [], [], []
         return ready
 
     def persisted(self, token: int) -> None:
-        """All that the `Ready` with this token asked to store is on the disk."""
-        expected, hard, index, term, snapshot = self._pending.pop(0)
-        assert token == expected, (token, expected)
+        """All that the `Ready` with this token asked to store is on the disk.
+
+        Raises InvariantError for a token out of turn.
+        """
+        if not self._pending or self._pending[0].token != token:
+            raise InvariantError(f"ready {token} is reported as stored, out of turn")
+        handed = self._pending.pop(0)
+        hard, snapshot = handed.hard, handed.snapshot
         self._hard_persisted = hard
         if snapshot is not None and self._installing is snapshot:
             self._installing = None
             self._snapshot = snapshot
             self._applied = snapshot.meta.index
             self.log.persisted = max(self.log.persisted, snapshot.meta.index)
-        if self._installing is None and self.log.term_at(index) == term:
-            self.log.persisted = max(self.log.persisted, index)
+        if self._installing is None:
+            self.log.persisted = max(self.log.persisted, handed.last)
         if self.role is Role.CANDIDATE and hard == self._hard:
             self._count_vote(self.node_id, granted=True)
         if self._lead is not None:
@@ -328,7 +356,10 @@ class Raft:
 
     @property
     def _may_campaign(self) -> bool:
-        return self.node_id in self.log.members.voters and not self.removed and self._installing is None
+        # Who takes its own vote away is a voter until that is committed: it may be the only one that has it.
+        log = self.log
+        votes = self.node_id in log.members.voters or self.node_id in log.members_before.voters
+        return votes and not self.removed and self._installing is None
 
     def _campaign(self, *, pre: bool, forced: bool = False) -> None:
         """Ask for votes: whether they would be given, or for themselves in a new term."""
@@ -358,6 +389,8 @@ class Raft:
     def _on_vote_request(self, request: VoteRequest) -> None:
         # A leader that is heard from is not given up because somebody else does not hear from it.
         if self._hears_leader and not request.forced:
+            if self._lead is not None:
+                self._lead.tell_if_removed(request.source)
             if request.term < self.term:
                 self._refuse_vote(request)
             return
@@ -424,6 +457,7 @@ class Raft:
         if term > self.term:
             self._hard = HardState(term, None)
         if self._lead is not None:
+            self._unanswered += self._lead.reads
             self._lead = None
             self._reset_timer()
         self.role, self.leader = Role.FOLLOWER, leader
@@ -432,7 +466,7 @@ class Raft:
         """A leader that is no voter any more, by an entry that is committed, has nothing to lead."""
         outside = self.node_id not in self.log.members.voters
         if self._lead is not None and outside and self.log.commit >= self.log.members_index:
-            self._lead.tell_commit()
+            self._lead.leave()
             self._follow(self.term, None)
 
     def _reset_timer(self) -> None:
@@ -447,7 +481,8 @@ class Raft:
             # It hears of the new term, and stops leading.
             self._later.append(self._append_reply(message, accepted=False, match=0))
             return
-        assert self._lead is None, f"two leaders in term {self.term}: {self.node_id} and {message.source}"
+        if self._lead is not None:
+            raise InvariantError(f"two lead in term {self.term}: {self.node_id} and {message.source}")
         self._follow(message.term, message.source)
         self._reset_timer()
         if isinstance(message, Append):
@@ -470,6 +505,7 @@ class Raft:
                 self._replace_from(entry.index, entries[at:])
                 break
         log.commit = max(log.commit, min(message.commit, match))
+        self._incoming.clear_up_to(log.commit)
         reply = self._append_reply(message, accepted=True, match=match)
         self._reply_when_stored(reply, match)
 
@@ -477,6 +513,8 @@ class Raft:
         if index <= self.log.last_index:
             self.log.truncate(index)
             self._entries_handed = min(self._entries_handed, index - 1)
+            for handed in self._pending:
+                handed.last = min(handed.last, index - 1)
         self.log.append(entries)
 
     def _reply_when_stored(self, reply: AppendReply | SnapshotReply, match: int) -> None:
@@ -492,8 +530,7 @@ class Raft:
     def _append_reply(self, message: Append | SnapshotChunk, *, accepted: bool, match: int) -> AppendReply:
         log = self.log
         prev = message.prev_index if isinstance(message, Append) else 0
-        hint = min(prev, log.last_index)
-        hint_term = 0 if accepted else log.term_at(hint) or 0
+        hint_index, hint_term = (0, 0) if accepted else log.hint_at(prev)
         return AppendReply(
             *self.header(message.source),
             to_incarnation=message.incarnation,
@@ -501,7 +538,7 @@ class Raft:
             accepted=accepted,
             match=match,
             prev_index=prev,
-            hint_index=0 if accepted or hint < log.base_index else log.first_of_term_at(hint),
+            hint_index=hint_index,
             hint_term=hint_term,
             last_index=log.last_index,
         )
@@ -509,25 +546,17 @@ class Raft:
     def _on_chunk(self, chunk: SnapshotChunk) -> None:
         meta = chunk.meta
         if meta.index <= self.log.commit:
-            # What is committed here is in the snapshot as well.
-            installed = meta.index <= self.log.persisted and self._installing is None
-            self._reply_when_stored(self._chunk_reply(chunk, 0, installed=installed), 0)
+            # What is committed here is in the snapshot as well, and is the leader's.
+            self._reply_when_stored(self._chunk_reply(chunk, chunk.total, installed=True), meta.index)
             return
         if chunk.total > self.options.max_snapshot_bytes:
+            self.snapshot_too_large = chunk.total
             return
-        if self._incoming is None or not _same_snapshot(self._incoming[0], chunk):
-            self._incoming = (chunk, bytearray())
-        received = self._incoming[1]
-        if chunk.offset == len(received):
-            received += chunk.data
-        if len(received) < chunk.total:
-            self._later.append(self._chunk_reply(chunk, len(received), installed=False))
+        state = self._incoming.take(chunk)
+        if state is None:
+            self._later.append(self._chunk_reply(chunk, self._incoming.received, installed=False))
             return
-        state = bytes(received)
-        self._incoming = None
-        if len(state) > chunk.total or zlib.crc32(state) != chunk.checksum:
-            self._later.append(self._chunk_reply(chunk, 0, installed=False))  # from its beginning
-            return
+        self.snapshot_too_large = 0
         self._install(Snapshot(meta, state))
         self._later.append(self._chunk_reply(chunk, chunk.total, installed=True))
 
@@ -548,9 +577,13 @@ class Raft:
         )
 
     def _on_removed(self, message: Removed) -> None:
-        """A leader that knows newer members than this node says that it is none. Who was never one waits."""
-        known = self.log.members
-        self.removed = self.removed or (self.node_id in known.all and message.index > self.log.members_index)
+        """A leader says that this node is no member by an entry that is committed, in whichever term.
+
+        Who was never one waits to become one.
+        """
+        log = self.log
+        if self.node_id in log.members.all or self.node_id in log.members_before.all:
+            self._removed_at = max(self._removed_at, message.index)
 
     # -- help ------------------------------------------------------------------------------------------
 
@@ -565,7 +598,8 @@ class Raft:
 
     def send(self, message: Message) -> None:
         """Of the leading half: a message that need not wait for the disk."""
-        assert self._hard_persisted.term == self.term
+        if self._hard_persisted.term != self.term:
+            raise InvariantError(f"a leader speaks in term {self.term}, which its disk does not have")
         self._messages.append(message)
 
     def answer_read(self, context: object, index: int) -> None:
@@ -578,11 +612,3 @@ class Raft:
         result = self._lead.change_members(change)
         self._after_leading()
         return result
-
-
-def _same_snapshot(first: SnapshotChunk, other: SnapshotChunk) -> bool:
-    return (
-        first.source == other.source
-        and first.incarnation == other.incarnation
-        and (first.meta, first.total, first.checksum) == (other.meta, other.total, other.checksum)
-    )

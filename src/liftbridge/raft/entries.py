@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import islice
 
+from liftbridge.raft.invariant import InvariantError
 from liftbridge.raft.messages import Entry, EntryKind, Members, SnapshotMeta
 from liftbridge.raft.storedmembers import decode_members
 
@@ -55,6 +55,12 @@ class Log:
         """Index of that entry, or of the base."""
         return self._members[-1][0]
 
+    @property
+    def members_before(self) -> Members:
+        """Who they were before the newest change, as long as that is not known to be committed."""
+        settled = self.members_index <= self.commit or len(self._members) == 1
+        return self._members[-1 if settled else -2][1]
+
     def members_at(self, index: int) -> Members:
         """Who the members were after an entry."""
         return next(members for at, members in reversed(self._members) if at <= index)
@@ -76,6 +82,12 @@ class Log:
         at = bisect_left(self._entries, term, key=lambda entry: entry.term)
         return self.base_index + 1 + at
 
+    def hint_at(self, index: int) -> tuple[int, int]:
+        """Of the entry at `index`, or of the newest before it: the first index of its term, and the term."""
+        index = min(index, self.last_index)
+        term = self.term_at(index)
+        return (0, 0) if term is None else (self.first_of_term_at(index), term)
+
     def last_at_most(self, term: int, index: int) -> int:
         """The greatest index not above `index` whose entry is of no later term, or the base."""
         index = min(index, self.last_index)
@@ -96,7 +108,7 @@ class Log:
         """Entries behind an index for a message: at most `count` and `size` bytes, but at least one."""
         taken: list[Entry] = []
         start = index - self.base_index
-        for entry in islice(self._entries, start, start + count):
+        for entry in self._entries[start : start + count]:
             size -= len(entry.data)
             if taken and size < 0:
                 break
@@ -104,17 +116,22 @@ class Log:
         return tuple(taken)
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Add entries at the end."""
+        """Add entries at the end.
+
+        Raises InvariantError for one that cannot follow, MembersError for members that cannot be decoded.
+        """
         for entry in entries:
-            assert entry.index == self.last_index + 1, (entry.index, self.last_index)
-            assert entry.term >= self.last_term, (entry, self.last_term)
-            self._entries.append(entry)
+            if entry.index != self.last_index + 1 or entry.term < self.last_term:
+                end = f"{self.last_index} of term {self.last_term}"
+                raise InvariantError(f"entry {entry.index} of term {entry.term} cannot follow {end}")
             if entry.kind is EntryKind.MEMBERS:
                 self._members.append((entry.index, decode_members(entry.data)))
+            self._entries.append(entry)
 
     def truncate(self, index: int) -> None:
-        """Remove the entry at `index` and all behind it."""
-        assert index > self.commit, f"entry {index} is committed, up to {self.commit}"
+        """Remove the entry at `index` and all behind it. Raises InvariantError for one that is committed."""
+        if index <= self.commit:
+            raise InvariantError(f"entry {index} is committed, up to {self.commit}, and was to be removed")
         del self._entries[index - self.base_index - 1 :]
         while self._members[-1][0] >= index and len(self._members) > 1:
             self._members.pop()
@@ -133,8 +150,14 @@ class Log:
         self._members = [(index, members), *(known for known in self._members if known[0] > index)]
 
     def restore(self, meta: SnapshotMeta) -> None:
-        """Begin anew behind a snapshot of the leader, with what follows the same entry if that is here."""
-        assert meta.index > self.commit, (meta, self.commit)
+        """Begin anew behind a snapshot of the leader, with what follows the same entry if that is here.
+
+        Raises InvariantError for a snapshot that is not newer than what is committed.
+        """
+        if meta.index <= self.commit:
+            raise InvariantError(
+                f"a snapshot of entry {meta.index} is older than what is committed, {self.commit}"
+            )
         if self.term_at(meta.index) == meta.term:
             self.forget(meta.index)
             self._members[0] = (meta.index, meta.members)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from liftbridge.raft import quorum
+from liftbridge.raft.invariant import InvariantError
 from liftbridge.raft.messages import (
     Append,
     AppendReply,
@@ -111,10 +112,13 @@ class Leadership:
 
     def _heartbeat(self, node: NodeId, progress: Progress) -> None:
         if progress.mode is Mode.PROBE:
-            progress.waiting = False
-            self._send(node, progress)
+            if self._log.term_at(progress.next - 1) is None:
+                self._send(node, progress)
+            else:
+                # Without entries: who is not there need not be sent them time and again.
+                self._send_append(node, progress, progress.next - 1, ())
             return
-        self._send_append(node, progress, self._proven(progress), ())
+        self._tell(node, progress)
         if progress.mode is Mode.SNAPSHOT and progress.idle_heartbeats():
             progress.waiting = False
             self._send(node, progress)
@@ -146,15 +150,25 @@ class Leadership:
                 )
                 self._send_append(node, progress, progress.next - 1, entries)
             return
-        while progress.next <= log.last_index and len(progress.in_flight) < options.max_in_flight:
+        while progress.next <= log.last_index and self._has_room(progress):
             prev = progress.next - 1
             entries = log.batch_after(prev, options.max_append_entries, options.max_append_bytes)
-            progress.sent(self._send_append(node, progress, prev, entries), prev + len(entries))
+            size = sum(len(entry.data) for entry in entries)
+            progress.sent(self._send_append(node, progress, prev, entries), prev + len(entries), size)
+
+    def _has_room(self, progress: Progress) -> bool:
+        few = len(progress.in_flight) < self._options.max_in_flight
+        return few and progress.in_flight_bytes < self._options.max_in_flight_bytes
+
+    def _tell(self, node: NodeId, progress: Progress) -> None:
+        """Let a follower hear from its leader, and what is committed of what it is known to have."""
+        self._send_append(node, progress, self._proven(progress), ())
 
     def _send_append(self, node: NodeId, progress: Progress, prev: int, entries: tuple[Entry, ...]) -> int:
         prev_term = self._log.term_at(prev) if prev else 0
         assert prev_term is not None
         sequence = self._core.next_sequence()
+        progress.told = min(self._log.commit, prev + len(entries))
         self._core.send(
             Append(
                 *self._core.header(node),
@@ -189,8 +203,16 @@ class Leadership:
     def tell_commit(self) -> None:
         """Let followers know what is committed without waiting for the next entries."""
         for node, progress in self.progress.items():
-            if progress.mode is Mode.REPLICATE:
-                self._send_append(node, progress, self._proven(progress), ())
+            if progress.mode is Mode.REPLICATE and progress.told < min(self._log.commit, progress.match):
+                self._tell(node, progress)
+
+    def leave(self) -> None:
+        """Tell followers what is committed, so that it leads no more; one may campaign at once."""
+        self.tell_commit()
+        for node in sorted(self._log.members.voters & self.progress.keys()):
+            if self.progress[node].match == self._log.last_index:
+                self._core.send(TimeoutNow(*self._core.header(node)))
+                return
 
     # -- answers ---------------------------------------------------------------------------------------
 
@@ -198,9 +220,10 @@ class Leadership:
         """A follower has answered, in this term and to this run of the node."""
         progress = self.progress.get(reply.source)
         if progress is None:
-            self._dismiss(reply.source)
+            self.tell_if_removed(reply.source)
             return
-        progress.active = True
+        progress.active = progress.heard = True
+        progress.answered = self._ticks
         self._answer_reads(reply)
         if isinstance(reply, SnapshotReply):
             self._on_chunk_reply(progress, reply)
@@ -212,14 +235,30 @@ class Leadership:
         self._maybe_hand_over()
 
     def _on_accepted(self, progress: Progress, reply: AppendReply) -> None:
-        assert reply.match <= self._log.last_index, (reply, self._log.last_index)
-        news = progress.matched(reply.match)
+        news = self._matched(progress, reply.source, reply.match)
         if reply.sequence >= progress.since:
             found = progress.mode is Mode.PROBE
             if found or progress.is_missing(reply.sequence, reply.last_index):
                 progress.replicate(self._core.sequence + 1)
+            elif progress.is_unanswered(reply.sequence):
+                self._ask_again(reply.source, progress)
         if news:
             self._advance_commit()
+            if not progress.in_flight and progress.told < min(self._log.commit, progress.match):
+                self._tell(reply.source, progress)  # it came late, and nothing follows that would tell it
+
+    def _matched(self, progress: Progress, node: NodeId, index: int) -> bool:
+        if index > self._log.last_index:
+            raise InvariantError(f"{node} has entry {index} of a log that ends at {self._log.last_index}")
+        return progress.matched(index)
+
+    def _ask_again(self, node: NodeId, progress: Progress) -> None:
+        """A follower has entries, and what it said of them got lost: let it say that again."""
+        last = progress.in_flight[0][1]
+        if self._log.term_at(last) is None:
+            progress.replicate(self._core.sequence + 1)  # and so sends a snapshot: they are not held any more
+        else:
+            self._send_append(node, progress, last, ())
 
     def _on_refused(self, progress: Progress, reply: AppendReply) -> None:
         outdated = reply.sequence < progress.since or reply.prev_index <= progress.match
@@ -235,17 +274,16 @@ class Leadership:
         if self._log.term_at(place) != reply.hint_term:
             # There the follower has entries of a term that this log does not have there.
             place = min(place, max(reply.hint_index - 1, 0))
-        return place
+        # Never above what was asked for: when the base is all there is, only a snapshot helps.
+        return min(place, reply.prev_index - 1, reply.last_index)
 
     def _on_chunk_reply(self, progress: Progress, reply: SnapshotReply) -> None:
-        sending = progress.mode is Mode.SNAPSHOT
-        assert not sending or progress.snapshot is not None
-        if sending and reply.sequence == progress.chunk:
+        if progress.snapshot is not None and reply.sequence == progress.chunk:
             progress.waiting = False
-            progress.offset = reply.received
+            progress.offset = min(reply.received, len(progress.snapshot.state))
         if not reply.installed:
             return
-        news = progress.matched(reply.index)
+        news = self._matched(progress, reply.source, reply.index)
         if progress.snapshot is not None and progress.snapshot.meta.index <= progress.match:
             progress.replicate(self._core.sequence + 1)
         if news:
@@ -273,8 +311,20 @@ class Leadership:
         if isinstance(changed, Refusal):
             return changed
         assert quorum.overlap(self._log.members, changed)
+        if changed.voters != self._log.members.voters and not quorum.decided(changed.voters, self._answering):
+            return Refusal.TOO_FEW
         self.append([(EntryKind.MEMBERS, encode_members(changed))])
         return self._log.last_index
+
+    @property
+    def _answering(self) -> set[NodeId]:
+        """Who has answered within an election time-out, and this node."""
+        since = self._ticks - self._options.election_ticks
+        return {self._core.node_id} | {
+            node
+            for node, progress in self.progress.items()
+            if progress.answered is not None and progress.answered >= since
+        }
 
     def with_learner(self, node: NodeId) -> Members | Refusal:
         """The members with one more that has no vote."""
@@ -323,10 +373,12 @@ class Leadership:
             return
         for node in [node for node in self.progress if node not in self._log.members.all]:
             del self.progress[node]
-            self._dismiss(node)
+            self.tell_if_removed(node)
 
-    def _dismiss(self, node: NodeId) -> None:
-        if self._log.members_index <= self._log.commit and self.established:
+    def tell_if_removed(self, node: NodeId) -> None:
+        """Tell a node that it is no member, if that is committed: it may still campaign."""
+        settled = self._log.members_index <= self._log.commit and self.established
+        if settled and node not in self._log.members.all:
             self._core.send(Removed(*self._core.header(node), index=self._log.members_index))
 
     # -- handing over, and reading ---------------------------------------------------------------------
@@ -345,14 +397,21 @@ class Leadership:
             self._core.send(TimeoutNow(*self._core.header(node)))
 
     def read(self, context: object) -> bool:
-        """Answer a read when a majority has answered something sent from now on."""
+        """Answer a read when a majority has answered something sent from now on; whether it can be."""
         if not self.established:
+            return False
+        if len(self._reads) >= self._options.max_reads:
             return False
         self._reads.append(_Read(context, self._log.commit, self._core.sequence + 1))
         for node, progress in self.progress.items():
-            self._send_append(node, progress, self._proven(progress), ())
+            self._tell(node, progress)
         self._finish_reads()
         return True
+
+    @property
+    def reads(self) -> list[object]:
+        """Contexts of the reads that wait."""
+        return [read.context for read in self._reads]
 
     def _answer_reads(self, reply: AppendReply | SnapshotReply) -> None:
         for read in self._reads:

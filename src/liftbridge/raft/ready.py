@@ -27,6 +27,7 @@ class Refusal(Enum):
     SAME = "the members are so already"
     UNKNOWN = "there is no such learner"
     BEHIND = "the learner is too far behind to be given a vote"
+    TOO_FEW = "of those who would have a vote too few answer: nothing could be agreed on any more"
     LAST_VOTER = "the last voter cannot be removed"
 
 
@@ -42,6 +43,20 @@ class Stored:
     entries: Sequence[Entry] = ()
 
 
+@dataclass(slots=True)
+class Handed:
+    """What a `Ready` asked to store, of which the core has not heard yet.
+
+    `last`: the entries up to there are on the disk as they are in the log, once this is. It goes down with a
+    truncation: what was handed out before that is written before it, and the disk has it for a while only.
+    """
+
+    token: int
+    hard: HardState
+    last: int
+    snapshot: Snapshot | None
+
+
 @dataclass(frozen=True, slots=True)
 class Ready:
     """What is to be done, in this order.
@@ -55,6 +70,7 @@ class Ready:
         later: to send after that.
         committed: to apply, in order; they are on the disk.
         reads: contexts of `read_index` with the index that must be applied before the read.
+        unanswered: contexts of `read_index` that will have no answer: this node stopped leading.
     """
 
     token: int
@@ -65,6 +81,7 @@ class Ready:
     later: Sequence[Message]
     committed: Sequence[Entry]
     reads: Sequence[tuple[object, int]]
+    unanswered: Sequence[object] = ()
 
     @property
     def stores(self) -> bool:

@@ -22,6 +22,7 @@ from planted.obs import OBSERVING
 from planted.raft import CONSENSUS
 from planted.replication import ELECTIONS, REPLICATION
 from planted.security import LIMITS, RELOADING, SECURITY
+from planted.speed import FLUSHING, FRAMES, UNARY
 
 __all__ = ["BUGS", "Bug"]
 
@@ -47,6 +48,9 @@ BUGS = (
     + PRINTING
     + FINDING
     + CHANGING
+    + FRAMES
+    + FLUSHING
+    + UNARY
     + CONSENSUS
     + REPLICATION
     + ELECTIONS

@@ -84,6 +84,7 @@ class Node:
     waiting: list[Ready] = field(default_factory=list)  # for the disk
     applied: list[str] = field(default_factory=list)
     applied_index: int = 0
+    checked_commit: int = 0
     reads: list[tuple[object, int]] = field(default_factory=list)
 
 
@@ -105,7 +106,9 @@ class Cluster:
         self.manual = False
         self.cut: set[tuple[int, int]] = set()
         self.trace: list[str] = []
-        self._chosen: dict[int, Entry] = {}
+        # Each committed entry, and the term of who had it committed first.
+        self._committed: dict[int, tuple[Entry, int]] = {}
+        self._applied: dict[int, Entry] = {}
         self._leaders: dict[int, int] = {}
         self._votes: dict[tuple[int, int], int] = {}
         self._runs = 0
@@ -113,13 +116,24 @@ class Cluster:
     # -- what a scenario does --------------------------------------------------------------------------
 
     def begin(
-        self, voters: list[int], learners: list[int] | None = None, new: list[int] | None = None
+        self,
+        voters: list[int],
+        learners: list[int] | None = None,
+        new: list[int] | None = None,
+        stored: dict[int, list[int]] | None = None,
     ) -> None:
-        """Start a cluster of these, and nodes beside it that belong to none yet."""
+        """Start a cluster of these, and nodes beside it that belong to none yet.
+
+        `stored` has the terms of the entries that a node's disk has behind the first.
+        """
         members = encode_members(Members(frozenset(voters), frozenset(learners or ())))
+        terms = stored or {}
+        newest = max((max(each) for each in terms.values()), default=1)
         for name in [*voters, *(learners or ())]:
-            disk = Disk(HardState(1), entries=[Entry(1, 1, EntryKind.MEMBERS, members)])
-            self._start(name, disk)
+            entries = [Entry(1, 1, EntryKind.MEMBERS, members)]
+            for index, term in enumerate(terms.get(name, ()), 2):
+                entries.append(Entry(index, term, EntryKind.COMMAND, f"{index}.{term}".encode()))
+            self._start(name, Disk(HardState(newest), entries=entries))
         for name in new or ():
             self._start(name, Disk())
 
@@ -140,7 +154,9 @@ class Cluster:
     def after(self, name: int) -> None:
         """Take what a core wants done, after something was asked of it."""
         node = self.nodes[name]
-        while node.core.has_ready:
+        for _ in range(ENOUGH):
+            if not node.core.has_ready:
+                break
             ready = node.core.ready()
             self._send(ready.messages)
             for entry in ready.committed:
@@ -148,13 +164,20 @@ class Cluster:
             for read in ready.reads:
                 node.reads.append(read)
                 self.trace.append(f"{name}: read {read[0]} at {read[1]}")
+            self.trace += [f"{name}: no answer to read {context}" for context in ready.unanswered]
             node.waiting.append(ready)
             if not self.manual or not (ready.stores or len(node.waiting) > 1):
-                self.persist(name)
+                self._finish(name)
+        else:
+            raise AssertionError(f"{name} wants something for ever")
         self.check()
 
     def persist(self, name: int, count: int | None = None) -> None:
         """Let the disk of a node finish what it was asked for."""
+        self._finish(name, count)
+        self.after(name)
+
+    def _finish(self, name: int, count: int | None = None) -> None:
         node = self.nodes[name]
         for _ in range(len(node.waiting) if count is None else count):
             ready = node.waiting.pop(0)
@@ -165,9 +188,6 @@ class Cluster:
                 _restore(node, ready.snapshot)
             node.core.persisted(ready.token)
             self._send(ready.later)
-        if node.core.has_ready:
-            self.after(name)
-        self.check()
 
     def deliver(self, index: int = 0) -> None:
         """Deliver a message."""
@@ -201,23 +221,37 @@ class Cluster:
     # -- what holds ------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """The properties of figure 3 of the paper."""
+        """The properties of figure 3 of the paper, and the rules of commitment."""
+        for node in self.nodes.values():
+            self._check_commit(node)
         for name, node in self.nodes.items():
             core = node.core
             if core.role is Role.LEADER:
                 known = self._leaders.setdefault(core.term, name)
                 assert known == name, f"election safety: {known} and {name} lead in term {core.term}"
-                for index, entry in self._chosen.items():
-                    term = core.log.term_at(index)
-                    held = index < core.log.base_index or term == entry.term
-                    earlier = entry.term < core.term
+                for index, (entry, committed_in) in self._committed.items():
+                    held = index < core.log.base_index or core.log.term_at(index) == entry.term
                     text = f"leader completeness: {name} lacks entry {index} in term {core.term}"
-                    assert held or not earlier, text
+                    assert held or committed_in >= core.term, text
         names = list(self.nodes)
         for one in names:
             for other in names:
                 if one < other:
                     self._check_matching(self.nodes[one].core, self.nodes[other].core)
+
+    def _check_commit(self, node: Node) -> None:
+        core, seen = node.core, node.checked_commit
+        assert core.commit >= seen, f"{node.name}: what is committed goes back from {seen} to {core.commit}"
+        assert core.commit <= core.log.last_index, f"{node.name}: commits {core.commit}, which it lacks"
+        if core.is_leader and core.commit > seen:
+            term = core.log.term_at(core.commit)
+            assert term == core.term, f"{node.name} commits an entry of term {term} in term {core.term}"
+        for entry in core.log.after(
+            max(seen, core.log.base_index), core.commit - max(seen, core.log.base_index)
+        ):
+            known, _ = self._committed.setdefault(entry.index, (entry, core.term))
+            assert known == entry, f"{known} and {entry} are committed"
+        node.checked_commit = core.commit
 
     def _check_matching(self, one: Raft, other: Raft) -> None:
         first = max(one.log.base_index, other.log.base_index) + 1
@@ -233,7 +267,7 @@ class Cluster:
                 )
 
     def _apply(self, node: Node, entry: Entry) -> None:
-        chosen = self._chosen.setdefault(entry.index, entry)
+        chosen = self._applied.setdefault(entry.index, entry)
         assert chosen == entry, f"state machine safety at {entry.index}: {chosen} and {entry}"
         on_disk = node.disk.base >= entry.index or entry in node.disk.entries
         assert on_disk, f"{node.name} applies {entry.index}, which is not on its disk"
