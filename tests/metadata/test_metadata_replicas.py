@@ -31,7 +31,7 @@ from liftbridge.metadata.replica_operations import (
     Reassignment,
     ReassignPartitions,
 )
-from liftbridge.metadata.replicas import Refusal, preferred_leaders
+from liftbridge.metadata.replicas import Refusal, preferred_leaders, wished_leaders
 from liftbridge.metadata.state import ClusterState
 
 STREAM = uuid.UUID(int=1)
@@ -216,6 +216,17 @@ def test_who_is_wished_for_leads_if_it_may():
     cluster.isr("a", "b")
     cluster.fence("a", wishes=((STREAM, 0, "c"),))
     assert cluster.partition.leader == "b"
+
+
+def test_who_has_synced_most_is_wished_for():
+    cluster = Cluster(partitions=3)
+    streams, registry = cluster.state.streams, cluster.state.registry
+    synced = {(STREAM, 0): {"a": 9, "b": 5, "c": 7}, (STREAM, 1): {"b": 5, "c": 5}}
+    wishes = wished_leaders(streams, registry, "a", synced)
+    assert wishes == ((STREAM, 0, "c"),)
+    assert wished_leaders(streams, registry, "b", synced) == ()
+    cluster.fence("a", wishes=wishes)
+    assert cluster.partition.leader == "c"
 
 
 def test_of_equals_one_in_another_rack_leads():

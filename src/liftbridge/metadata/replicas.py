@@ -28,6 +28,7 @@ from liftbridge.metadata.broker_operations import (
     RegisterBroker,
     UnfenceBroker,
     UnregisterBroker,
+    Wishes,
     WithdrawReplicas,
 )
 from liftbridge.metadata.brokers import Broker, Brokers, BrokerState
@@ -351,3 +352,33 @@ def preferred_leaders(streams: Mapping[str, Stream], brokers: Brokers) -> tuple[
             ):
                 found.append(LeaderChange(stream.stream_id, partition.id, partition.epoch, preferred))
     return tuple(found)
+
+
+def wished_leaders(
+    streams: Mapping[str, Stream],
+    brokers: Brokers,
+    broker: str,
+    synced: Mapping[tuple[uuid.UUID, int], Mapping[str, int]],
+) -> Wishes:
+    """Whom to wish for instead of a broker that is to lead no more: who has synced most.
+
+    Arguments:
+        streams, brokers: as they are.
+        broker: whose leaderships are to go.
+        synced: by stream UUID and partition id, how far each replica is known to have synced. Partitions and
+            replicas that are not known are left to the operation.
+    """
+    wishes = []
+    for stream in streams.values():
+        for partition in stream.partitions:
+            known = synced.get((stream.stream_id, partition.id), {})
+            candidates = [
+                each for each in partition.isr if each != broker and each in known and brokers.alive(each)
+            ]
+            if partition.leader == broker and candidates:
+                most = max(known[each] for each in candidates)
+                # Of equals the operation may take its pick, by what else it knows.
+                best = [each for each in candidates if known[each] == most]
+                if len(best) == 1:
+                    wishes.append((stream.stream_id, partition.id, best[0]))
+    return tuple(wishes)
