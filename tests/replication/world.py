@@ -498,7 +498,8 @@ class World:
                 continue
             record = node.log.records[offset]
             assert len(role.isr.committed) >= self.guarantees.min_isr, f"J-12: {offset}"
-            if not self.doubtful:
+            # A leader that has not heard yet that somebody is out may count what that one had.
+            if not self.doubtful and role.isr.epoch == self.partition.epoch:
                 holders = [each for each in self.nodes.values() if each.log.records.get(offset) == record]
                 assert len(holders) >= self.guarantees.min_isr, f"J-12: {offset}"
             self.exposed[offset] = record
