@@ -67,6 +67,14 @@ REPLICATION = (
         _leader("what_a_follower_has_is_compared_with_the_log"),
     ),
     Bug(
+        "retention-diverges",
+        "a follower is told to drop what retention has removed while it was on its way",
+        "replication/leader.py",
+        "            and (isinstance(refused, BeginAt) or refused.epoch < 0)",
+        "            and isinstance(refused, BeginAt)",
+        _leader("what_retention_has_removed_while_it_was_on_its_way_is_no_difference"),
+    ),
+    Bug(
         "silence-commits",
         "an in-sync replica that has stated nothing in this epoch does not hold the high watermark up",
         "replication/leader.py",
