@@ -10,7 +10,7 @@ PROTO := $(WITH_PATH) $(BIN)/python proto/generate.py
 PYX := $(wildcard src/liftbridge/*.pyx src/liftbridge/*/*.pyx)
 SOURCES := $(PYX) $(wildcard src/liftbridge/*.pxd src/liftbridge/*.pxi src/liftbridge/*/*.pxi src/liftbridge/*.h) setup.py pyproject.toml
 
-.PHONY: help run build dev test test-the-tests torture fuzz compatibility check proto bench wheel clean
+.PHONY: help run build dev test test-the-tests torture sim sim-bugs fuzz compatibility check proto bench wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,8 @@ help:
 	@echo "make test    run the tests"
 	@echo "make test-the-tests  plant bugs in a copy; the tests must catch each (CONTRIBUTING.md)"
 	@echo "make torture kills, disk errors and losses of power under the log, for long (CONTRIBUTING.md)"
+	@echo "make sim     run the consensus core under simulated faults, SEEDS=10000 of them (CONTRIBUTING.md)"
+	@echo "make sim-bugs  plant bugs in the consensus core; simulated runs must find each (CONTRIBUTING.md)"
 	@echo "make compatibility  run the tests of each documented feature, write docs/compatibility.md"
 	@echo "make fuzz    feed mutated input to all that reads strangers' bytes, FUZZ_SECONDS=60 each (CONTRIBUTING.md)"
 	@echo "make check   format, lint, types, layers, generated code"
@@ -64,6 +66,15 @@ torture: $(VENV)/.test
 	$(BIN)/python -m pytest -v -rP tests/log/test_log_disk.py tests/log/test_log_power_loss.py \
 	  tests/log/test_log_kill_everywhere.py tests/log/test_log_errors_everywhere.py tests/log/test_log_awake.py \
 	  tests/log/test_log_kill9.py
+
+# Profiles take turns; FIRST is where to begin, as the same seeds do the same again.
+SEEDS ?= 10000
+FIRST ?= 0
+sim: build
+	$(BIN)/liftbridge sim --seed $(FIRST) --seeds $(SEEDS)
+
+sim-bugs: $(VENV)/.test
+	$(BIN)/python tests/sim/sensitivity.py --table docs/simulated-bugs.md
 
 compatibility: $(VENV)/.test
 	$(BIN)/python tests/conformance/compatibility.py docs/compatibility.md

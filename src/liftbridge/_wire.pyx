@@ -13,7 +13,7 @@ The parts, each in a file of its own that is included below, in the order of a m
   `BatchBuilder`, ack into an `AckQueue`.
 * `AckQueue` keeps encoded acks until the position they wait for is reached.
 * `PublishCall` and `AckRouter` are the gRPC side: publish requests -> NATS envelopes, acks -> publish responses.
-* `data_frames` packs gRPC messages into HTTP/2 DATA frames.
+* `data_frames` packs gRPC messages into HTTP/2 DATA frames; `RequestReader` takes them out of what clients send.
 
 Invariants: nothing read from a peer is used before its bounds were checked; nothing that a peer chose (subjects,
 inboxes, correlation ids) reaches a NATS protocol line unless it is a valid subject of bounded length; no text that
@@ -84,3 +84,4 @@ include "_wire_partition.pxi"
 include "_wire_nats.pxi"
 include "_wire_publish.pxi"
 include "_wire_grpc.pxi"
+include "_wire_http2.pxi"

@@ -38,6 +38,29 @@ def data_frames(uint32_t stream_id, data, size_t max_frame_size) -> bytes:
         PyBuffer_Release(&view)
 
 
+cdef struct Whole:
+    size_t end
+    int flag
+    int64_t length
+
+
+cdef inline size_t message_length(const uint8_t* p) noexcept nogil:
+    return (<size_t> p[1] << 24) | (<size_t> p[2] << 16) | (<size_t> p[3] << 8) | p[4]
+
+
+cdef void find_whole(const uint8_t* data, size_t size, size_t max_message, Whole* found) noexcept nogil:
+    cdef const uint8_t* p
+    cdef size_t end = 0, length
+    while size - end >= GRPC_PREFIX:
+        p = data + end
+        length = message_length(p)
+        if p[0] != 0 or length > max_message or size - end - GRPC_PREFIX < length:
+            found.end, found.flag, found.length = end, p[0], length
+            return
+        end += GRPC_PREFIX + length
+    found.end, found.flag, found.length = end, 0, -1
+
+
 def whole_messages(data, size_t max_message):
     """Find how much of `data` is whole length-prefixed gRPC messages.
 
@@ -47,18 +70,11 @@ def whole_messages(data, size_t max_message):
     not 0 or which is longer than `max_message`: the caller refuses it.
     """
     cdef Py_buffer view
-    cdef const uint8_t* p
-    cdef size_t end = 0, size, length
+    cdef Whole found
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
-        size = view.len
-        while size - end >= GRPC_PREFIX:
-            p = <const uint8_t*> view.buf + end
-            length = (<size_t> p[1] << 24) | (<size_t> p[2] << 16) | (<size_t> p[3] << 8) | p[4]
-            if p[0] != 0 or length > max_message or size - end - GRPC_PREFIX < length:
-                return end, p[0], length
-            end += GRPC_PREFIX + length
-        return end, 0, -1
+        find_whole(<const uint8_t*> view.buf, view.len, max_message, &found)
+        return found.end, found.flag, found.length
     finally:
         PyBuffer_Release(&view)
 

@@ -10,6 +10,7 @@ from test_log_failures import descriptor_replaced
 
 from liftbridge.log import Flusher, LogFailedError
 from liftbridge.log.flusher import REMEMBERED_LATENCIES
+from liftbridge.sockets import Turn
 
 
 class Waiter:
@@ -18,6 +19,7 @@ class Waiter:
     def __init__(self):
         self.synced = []
         self.errors = []
+        self._seen = 0
         self._changed = trio.Event()
 
     def done(self, offset):
@@ -33,7 +35,10 @@ class Waiter:
         self._changed = trio.Event()
 
     async def called(self):
-        await self._changed.wait()
+        """Wait for one call more than the calls before this one have seen."""
+        self._seen += 1
+        while len(self.synced) + len(self.errors) < self._seen:
+            await self._changed.wait()
 
 
 @pytest.fixture
@@ -132,7 +137,9 @@ async def test_cancellation_finishes_what_runs_and_drain_does_the_rest(tmp_path)
             await trio.testing.wait_all_tasks_blocked()
             flusher.request(logs[1], waiter.done, waiter.failed)
             nursery.cancel_scope.cancel()
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()
+            assert nursery.child_tasks, "the flusher has left a sync alone"
         # leaving the nursery waits for the sync that is running
     assert waiter.synced == [2]
     assert (logs[0].synced_offset, logs[1].synced_offset) == (2, 0)
@@ -155,24 +162,80 @@ async def test_a_request_cancelled_before_its_turn_is_kept(log):
     assert waiter.synced == [2]
 
 
-async def test_a_request_cancelled_while_it_waits_for_a_thread_is_kept(log):
+async def test_a_request_for_which_there_is_no_thread_is_kept(log, monkeypatch):
+    def no_thread(*_):
+        raise RuntimeError("can't start new thread")
+
     flusher, waiter = Flusher(), Waiter()
     log.append(numbered(0, 2))
-    busy = [object() for _ in range(int(flusher._limiter.total_tokens))]
-    for borrower in busy:
-        flusher._limiter.acquire_on_behalf_of_nowait(borrower)
     flusher.request(log, waiter.done, waiter.failed)
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as flushing:
-            flushing.start_soon(flusher.drain)
-            await trio.testing.wait_all_tasks_blocked()
-            assert flusher._limiter.statistics().tasks_waiting == 1
-            scope.cancel()
-    for borrower in busy:
-        flusher._limiter.release_on_behalf_of(borrower)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="new thread"):
+        patch.setattr(trio.lowlevel, "start_thread_soon", no_thread)
+        await flusher.drain()
     assert waiter.synced == []
     await flusher.drain()
     assert waiter.synced == [2]
+
+
+async def test_a_request_of_a_turn_begins_its_flush_at_the_end_of_the_turn(nursery, log):
+    """And what is asked for in the turn of the callbacks begins the next one: no task is woken for either."""
+    turn = Turn()
+    flusher = Flusher(turn)
+    sent = []
+
+    def send():
+        sent.append(log.synced_offset)
+
+    class Acks(Waiter):
+        def done(self, offset):
+            assert turn.later(send), "what a callback sends leaves at the end of a turn"
+            assert sent == [] if offset == 2 else [2]
+            super().done(offset)
+            if offset == 2:
+                log.append(numbered(2, 1))
+                flusher.request(log, self.done, self.failed)
+
+    waiter = Acks()
+    await nursery.start(flusher.run)
+    await trio.testing.wait_all_tasks_blocked()
+    with log._sync_lock:
+        with turn:
+            log.append(numbered(0, 1))
+            flusher.request(log, waiter.done, waiter.failed)
+            assert not flusher._running, "not before the turn is over, as others may ask in it"
+            log.append(numbered(1, 1))
+        assert flusher._running == 1
+        assert not flusher._wake.is_set()
+    await waiter.called()
+    await waiter.called()
+    assert waiter.synced == [2, 3]
+    assert sent == [2, 3]
+    assert not flusher._wake.is_set()
+
+
+async def test_a_turn_before_the_task_is_there_leaves_the_flush_to_it(nursery, log):
+    turn = Turn()
+    flusher, waiter = Flusher(turn), Waiter()
+    log.append(numbered(0, 1))
+    with turn:
+        flusher.request(log, waiter.done, waiter.failed)
+    assert not flusher._running
+    await nursery.start(flusher.run)
+    await waiter.called()
+    assert waiter.synced == [1]
+
+
+async def test_a_defect_of_a_callback_ends_the_flusher(log):
+    flusher = Flusher()
+
+    def done(offset):
+        raise KeyError("a defect")
+
+    log.append(numbered(0, 1))
+    flusher.request(log, done, pytest.fail)
+    with pytest.RaisesGroup(pytest.RaisesExc(KeyError, match="a defect"), flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(flusher.run)
 
 
 async def test_acks_may_append_and_ask_again(nursery, log):

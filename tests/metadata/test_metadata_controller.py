@@ -341,9 +341,9 @@ async def stored_behind_its_back(data: DataDirectory, payload: bytes) -> int:
 
 
 async def test_an_operation_of_another_version_is_a_start_up_error(data):
-    payload = internal_pb2.Operation(version=1, kind=17).SerializeToString()
+    payload = internal_pb2.Operation(version=1, kind=127).SerializeToString()
     index = await stored_behind_its_back(data, payload)
-    with pytest.raises(ControllerStartError, match=f"operation {index} .*kind 17 is not known"):
+    with pytest.raises(ControllerStartError, match=f"operation {index} .*kind 127 is not known"):
         await started(data)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 
-from cluster import SMALL
+from raft_nodes import SMALL
 
 from liftbridge.raft import (
     Append,

@@ -2,7 +2,7 @@
 
 `python tests/raft/scenario.py` shows where it goes otherwise than a file says, `--rewrite` writes what
 happens into the files; read the difference before you commit it. After each command the cluster is checked
-against the properties that Raft has to keep (`cluster.py`): no text can say that a wrong thing is to happen.
+against the properties that Raft has to keep (`raft_nodes.py`): no text can make a wrong thing right.
 
     stored N TERM...                     before that: terms of what its disk has behind the first entry
     nodes 1 2 3 [learning 4] [new 5]     a cluster, and nodes that belong to none
@@ -28,7 +28,7 @@ import sys
 from difflib import unified_diff
 from pathlib import Path
 
-from cluster import Cluster, describe, status
+from raft_nodes import Cluster, describe, status
 
 from liftbridge.raft import Entry, EntryKind
 

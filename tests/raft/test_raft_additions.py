@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from cluster import SMALL
 from one_node import FIRST, accept, append, chunk, command, leading, node, store, vote_request
+from raft_nodes import SMALL
 
 from liftbridge.raft import (
     Append,

@@ -13,10 +13,10 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from cluster import SMALL, Cluster
 from hypothesis import given
 from hypothesis import strategies as st
 from one_node import leading, node, store
+from raft_nodes import SMALL, Cluster
 from test_raft_codec import MESSAGES
 
 from liftbridge.raft import InvariantError

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import cluster as module
 import pytest
-from cluster import Cluster, Node
+import raft_nodes as module
+from raft_nodes import Cluster, Node
 from scenario import Scenario
 
 from liftbridge.raft import AppendReply, Entry, EntryKind, Members, Role, VoteReply, VoteRequest

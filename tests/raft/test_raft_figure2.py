@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from cluster import SMALL, Cluster
 from one_node import THREE, accept, append, chunk, command, leading, node, store, vote_request
+from raft_nodes import SMALL, Cluster
 
 from liftbridge.raft import (
     Append,

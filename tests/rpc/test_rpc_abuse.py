@@ -287,6 +287,37 @@ async def test_data_beyond_the_window(api, connect):
     assert await client.alive()
 
 
+async def test_padding_is_given_back(api, connect):
+    """A message that comes in crumbs with 255 times as much padding; the windows are for its crumbs."""
+    client = await connect(api.port)
+    head = client.headers("/proto.API/PublishAsync")
+    request = length_prefixed(api_pb2.PublishRequest(value=bytes(2_000), stream="echo").SerializeToString())
+    await client.send(head)
+    for start in range(0, len(request), 200):
+        crumbs = [raw(0, 8, head.stream_id, b"\xff" + crumb + bytes(255)) for crumb in _bytes(request, start)]
+        await client.stream.send_all(b"".join(crumbs))
+        if start + 200 < len(request):
+            window = await client.until(
+                lambda frame: isinstance(frame, WindowUpdateFrame) and frame.stream_id
+            )
+            assert window.window_increment >= SMALL.stream_window // 4
+    await client.until(lambda frame: isinstance(frame, DataFrame))
+    assert api.state.received == 2_000
+
+
+def _bytes(data: bytes, start: int) -> list[bytes]:
+    return [data[at : at + 1] for at in range(start, min(start + 200, len(data)))]
+
+
+async def test_data_in_a_header_block(api, connect):
+    """Nothing may come between the parts of a header block, not even DATA for another call that is open."""
+    client = await connect(api.port)
+    head = client.headers("/proto.API/PublishAsync")
+    await client.send(head)
+    await client.stream.send_all(raw(1, 0, 3, b"") + raw(0, 0, head.stream_id, b"x"))
+    assert (await client.goaway()).error_code == 1
+
+
 async def test_a_stalled_stream_does_not_stall_the_others(api, connect):
     client = await connect(api.port)
     head = client.headers("/proto.API/PublishAsync")

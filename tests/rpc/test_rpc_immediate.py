@@ -225,7 +225,8 @@ async def test_shutdown_is_bounded(api, client, autojump_clock):
 async def test_an_answer_waits_for_the_clients_window(api, connect):
     client = await connect(api.port, settings={4: 5})
     stream_id = await call(client, "now")
-    await client.until(lambda frame: frame.stream_id == stream_id and isinstance(frame, DataFrame))
+    first = await client.until(lambda frame: frame.stream_id == stream_id and isinstance(frame, DataFrame))
+    assert len(first.data) == 5
     assert api.state == (1, 1, 0)
     await client.send(WindowUpdateFrame(stream_id, window_increment=1000))
     assert (await client.trailers(stream_id))["grpc-status"] == "0"

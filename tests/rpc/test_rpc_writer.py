@@ -36,8 +36,8 @@ class Sent:
         except BlockingIOError:
             return b""
 
-    async def receive_all(self):
-        received = bytearray()
+    async def receive_all(self, before=b""):
+        received = bytearray(before)
         while len(received) < len(self.expected):
             received += await receive(self.theirs, 1 << 16)
         return received
@@ -88,6 +88,18 @@ async def test_what_the_socket_does_not_take_follows_in_order(sent, nursery):
     assert await sent.receive_all() == sent.expected
     await trio.testing.wait_all_tasks_blocked()
     assert sent.writer.size == sent.account.unsent == 0
+
+
+async def test_a_turn_does_not_overtake_what_the_task_has_in_hand(sent, nursery):
+    nursery.start_soon(sent.writer.run)
+    rng = random.Random(2)
+    while sent.writer.size < 100_000:  # the other end does not read: the task waits with the rest
+        sent.write(rng.randbytes(100_000))
+        await trio.testing.wait_all_tasks_blocked()
+    arrived = sent.there()
+    with sent.turn:  # there is room in the socket, and the task has not run
+        sent.write(rng.randbytes(1000))
+    assert await sent.receive_all(arrived) == sent.expected
 
 
 async def test_a_large_piece_is_left_to_the_task(sent):

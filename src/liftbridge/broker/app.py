@@ -170,7 +170,7 @@ class Server:
                 host, port = listeners[0].socket.getsockname()[:2]
                 await _wait_for_nats(servers, (ingest.connection, acks, publisher.connection))
                 controller = await metadata.enter_async_context(self._controller(data))
-                flusher, cleaner, autopause = Flusher(), _cleaner(config), AutoPause()
+                flusher, cleaner, autopause = Flusher(turn), _cleaner(config), AutoPause()
                 space = DiskSpace(data.path, config.streams.disk_min_free)
                 for role in (flusher, cleaner, space):
                     await disk.start(role.run)

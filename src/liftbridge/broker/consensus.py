@@ -1,9 +1,10 @@
 """The node of the consensus on metadata: the pure core (`raft/`) with a disk, and what it agreed on applied.
 
-Whoever makes the core want something calls `drain`, which does it all: sends messages, has the journal store,
-tells the core, applies what is committed, takes snapshots. One drains at a time, and what came meanwhile is
-stored by the next in one go. So a server that is its own cluster needs no task for it, and no message: a
-proposal is stored by the task that makes it.
+Whoever makes the core want something calls `drain`, which does it all: has the journal store, tells the
+core, sends what waited for the disk, applies what is committed, takes snapshots. One drains at a time, and
+what came meanwhile is stored by the next in one go. So a server that is its own cluster needs no task for it,
+and no message: a proposal is stored by the task that makes it. With other members `run` keeps the time, and
+drains for what they send. What need not wait for the disk goes to others at once, while the disk works.
 
 Invariants:
 - What the core wants stored is stored in its order, and `persisted` is told only after the disk has it.
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +30,7 @@ from liftbridge.broker.journal import Journal, JournalError, Recovered
 from liftbridge.raft import (
     Entry,
     EntryKind,
+    HardState,
     Message,
     Options,
     Raft,
@@ -39,6 +41,9 @@ from liftbridge.raft import (
 )
 
 logger = logging.getLogger("liftbridge.metadata")
+
+# Ten of these, and up to twenty, without a word of the leader are an election.
+TICK_SECONDS = 0.05
 
 
 class NotLeadingError(Exception):
@@ -59,7 +64,7 @@ class Machine(Protocol):
 
 
 class Consensus:
-    """A node. Not started by anything: `drain` does what there is to do.
+    """A node. `start` it; with other members, have `run` run, and give it their messages by `deliver`.
 
     Attributes:
         journal: where it stores.
@@ -82,6 +87,8 @@ class Consensus:
         self._send = send
         self._options = options or Options()
         self._turn = trio.Lock()
+        self._queue: list[Ready] = []  # what is to be done once it is stored
+        self._news = trio.Event()
         self._waiting: dict[int, _Waiter] = {}
         if recovered.snapshot is not None:
             self._restore(recovered.snapshot)
@@ -119,26 +126,67 @@ class Consensus:
             raise waiter.error
         return waiter.result
 
+    def deliver(self, message: Message) -> None:
+        """A message of another node has arrived."""
+        self.core.step(message)
+        self._pump()
+        self._news.set()
+
+    async def run(self, *, tick_seconds: float = TICK_SECONDS) -> None:
+        """Keep the time, and do what messages ask for, until cancelled. Raises JournalError."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_time, tick_seconds)
+            while True:
+                await self._news.wait()
+                self._news = trio.Event()
+                with trio.CancelScope(shield=True):
+                    await self.drain()
+
     async def drain(self) -> None:
         """Do what the core wants done. Raises JournalError."""
         async with self._turn:
-            while self.core.has_ready:
-                ready = self.core.ready()
-                for message in ready.messages:
-                    self._send(message)
+            self._pump()
+            while self._queue:
+                taken, self._queue = self._queue, []
                 try:
-                    await self._store(ready)
+                    await self._store(taken)
                 except JournalError as error:
                     await self._after_failure(error)
                     raise
-                self.core.persisted(ready.token)
-                for message in ready.later:
-                    self._send(message)
-                for entry in ready.committed:
-                    self._apply(entry)
-                if ready.committed and self.journal.snapshot_due:
+                for ready in taken:
+                    self._finish(ready)
+                self._pump()
+                if self.journal.snapshot_due and not self._queue:
                     await self._take_snapshot()
+                    self._pump()
             self._give_up_lost_proposals()
+
+    def _pump(self) -> None:
+        """Take what the core wants done, and send what need not wait."""
+        while self.core.has_ready:
+            ready = self.core.ready()
+            for message in ready.messages:
+                self._send(message)
+            self._queue.append(ready)
+
+    def _finish(self, ready: Ready) -> None:
+        """What a `Ready` asked to store is on the disk."""
+        if ready.snapshot is not None:
+            self._restore(ready.snapshot)
+        self.core.persisted(ready.token)
+        for message in ready.later:
+            self._send(message)
+        for entry in ready.committed:
+            self._apply(entry)
+
+    async def _keep_time(self, tick_seconds: float) -> None:
+        """Tick. A process that stood still does not make up for it: others have not stood still meanwhile."""
+        while True:
+            await trio.sleep(tick_seconds)
+            self.core.tick(secrets.randbits(31))
+            self._pump()
+            if self._queue or self._waiting:
+                self._news.set()
 
     async def close(self) -> None:
         """Wait for what is under way and release the journal."""
@@ -153,20 +201,20 @@ class Consensus:
             self.core.campaign()
             await self.drain()
 
-    async def _store(self, ready: Ready) -> None:
-        if not ready.stores:
+    async def _store(self, readies: Sequence[Ready]) -> None:
+        """Have the journal store what these ask for, as much as possible in one write."""
+        journal, steps = self.journal, list(_steps(readies))
+        if not steps:
             return
-        journal, snapshot = self.journal, ready.snapshot
 
         def store() -> None:
-            if snapshot is not None:
-                journal.install(snapshot)
-            if ready.hard_state is not None or ready.entries:
-                journal.save(ready.hard_state, ready.entries)
+            for snapshot, hard_state, entries in steps:
+                if snapshot is not None:
+                    journal.install(snapshot)
+                if hard_state is not None or entries:
+                    journal.save(hard_state, entries)
 
         await trio.to_thread.run_sync(store)
-        if snapshot is not None:
-            self._restore(snapshot)
 
     def _restore(self, snapshot: Snapshot) -> None:
         self._machine.restore(snapshot)
@@ -186,6 +234,8 @@ class Consensus:
     async def _take_snapshot(self) -> None:
         """Bound the journal. What was applied is durable whatever comes of this."""
         index = self.applied
+        if index <= self.journal.base:
+            return  # much is stored, and nothing of it is committed
         term = self.core.log.term_at(index)
         assert term is not None
         meta = SnapshotMeta(index, term, self.core.log.members_at(index))
@@ -212,6 +262,7 @@ class Consensus:
     async def _after_failure(self, error: JournalError) -> None:
         """Nothing of what was to be stored is there: go back to what is, if the disk can be trusted."""
         self._fail_waiting(error)
+        self._queue.clear()
         if self.journal.failed is not None:
             return
         try:
@@ -225,6 +276,25 @@ class Consensus:
         stored = Stored(recovered.hard_state, recovered.snapshot, recovered.entries)
         incarnation, jitter = secrets.randbits(63), secrets.randbits(31)
         return Raft(self.journal.node_id, incarnation, stored, self._options, jitter, applied=self.applied)
+
+
+def _steps(
+    readies: Sequence[Ready],
+) -> Iterator[tuple[Snapshot | None, HardState | None, Sequence[Entry]]]:
+    """What to store, in order: those that only add to one another are one step."""
+    snapshot: Snapshot | None = None
+    hard_state: HardState | None = None
+    entries: list[Entry] = []
+    for ready in readies:
+        follows = not (entries and ready.entries) or ready.entries[0].index == entries[-1].index + 1
+        if ready.snapshot is not None or not follows:
+            if snapshot is not None or hard_state is not None or entries:
+                yield snapshot, hard_state, entries
+            snapshot, hard_state, entries = ready.snapshot, None, []
+        hard_state = ready.hard_state or hard_state
+        entries += ready.entries
+    if snapshot is not None or hard_state is not None or entries:
+        yield snapshot, hard_state, entries
 
 
 class _Waiter:

@@ -12,7 +12,7 @@ next one is put off by a millisecond. Each read then does more, which leaves mor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -64,10 +64,16 @@ class Ingest:
         if not self._holding:
             self._released.set()
 
-    async def _pace(self) -> None:
+    def _pace(self) -> Awaitable[None] | None:
+        """What the reader has to wait for before it reads again; None, as is usual, for nothing."""
         messages = self.connection.parser.messages
         flood = messages - self._messages >= FLOOD_MESSAGES and not self._hurried
         self._messages, self._hurried = messages, False
+        if not flood and not self._holding and not self._acks.full:
+            return None
+        return self._pause(flood=flood)
+
+    async def _pause(self, *, flood: bool) -> None:
         if flood:
             await trio.sleep(FLOOD_PAUSE_SECONDS)
         while self._holding:

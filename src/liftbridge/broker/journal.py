@@ -196,6 +196,11 @@ class Journal:
         return self._base + len(self._entries)
 
     @property
+    def base(self) -> int:
+        """Index of the entry before the first of the newest journal."""
+        return self._base
+
+    @property
     def last_term(self) -> int:
         """Term of the newest entry, 0 without one."""
         return self._entries[-1].term if self._entries else self._base_term

@@ -137,6 +137,7 @@ COMMANDS = {
     "events": "print what happens to streams and groups",
     "context": "keep connections under names",
     "log": "check, print and repair the files of logs; no server is needed",
+    "sim": "run the consensus core under simulated faults; no server is needed",
     "completion": "print a script that completes commands in bash, zsh or fish",
 }
 

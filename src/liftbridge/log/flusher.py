@@ -8,9 +8,13 @@ number of messages, and a record waits for two flushes at most.
 A sync policy is no more than who asks, and when: `always` asks after every append, `interval` asks with a
 delay and without one once enough bytes wait, `never` asks only when a log says `needs_sync`.
 
+A request that is made in a reader's turn (`liftbridge.sockets`) begins its flush when the turn ends, and what
+the callbacks send leaves when the last of them has run: between an append and its ack lie the sync, one
+change of threads and back, and no task that would have to be woken. All else is begun by the task `run`.
+
 Invariants: a callback runs on the event loop's thread, after the sync that covers everything appended
-before the request. Cancellation waits for the syncs that are running and forgets no request: `drain` serves
-them.
+before the request. One flush runs at a time. Cancellation waits for the syncs that are running and forgets no
+request: `drain` serves them.
 """
 
 from __future__ import annotations
@@ -21,11 +25,15 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 from math import inf
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
 from liftbridge.log.errors import LogError
+from liftbridge.sockets import Turn
+
+if TYPE_CHECKING:
+    from outcome import Outcome
 
 Done = Callable[[int], None]
 Failed = Callable[[Exception], None]
@@ -45,20 +53,27 @@ class Syncable(Protocol):
 _Requests = dict[Syncable, dict[tuple[Done, Failed], None]]
 
 
+_Results = list[tuple[Syncable, int | LogError, float]]
+
+
 class Flusher:
-    """Runs the syncs of all logs of a process.
+    """Runs the syncs of all logs of a process; `turn` are the readers' turns, when others share them.
 
     Attributes:
         counts: syncs by the time they took, by bucket of `LATENCY_BOUNDS`, the last one beyond all of them.
         seconds: what they took together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, turn: Turn | None = None) -> None:
+        self._turn = turn or Turn()
         self._requests: _Requests = {}  # for each log who waits, in order and once
         self._due: dict[Syncable, float] = {}  # when a log may wait no longer, by Trio's clock
         self._wake = trio.Event()
-        self._flushing = trio.Lock()
-        self._limiter = trio.CapacityLimiter(PARALLEL_SYNCS)
+        self._serving = False  # `run` is there, and is not being cancelled
+        self._running = 0  # threads of the flush that is under way
+        self._over = trio.Event()  # that flush
+        self._defect: BaseException | None = None
+        self._begin_due = self._begin_what_is_due  # one object, by which the turn knows it
         self._latencies: deque[float] = deque(maxlen=REMEMBERED_LATENCIES)
         self.counts = [0] * (len(LATENCY_BOUNDS) + 1)
         self.seconds = 0.0
@@ -77,7 +92,8 @@ class Flusher:
         due = trio.current_time() + delay if delay > 0 else -inf
         if due < self._due.get(log, inf):
             self._due[log] = due
-            self._wake.set()
+            if due > -inf or not self._turn.later(self._begin_due):
+                self._wake.set()
 
     def latencies(self) -> list[float]:
         """Return how long the last syncs took, in seconds, oldest first; a bounded number of them."""
@@ -86,50 +102,100 @@ class Flusher:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve requests until cancelled."""
         task_status.started()
-        while True:
-            with trio.CancelScope(deadline=min(self._due.values(), default=inf)):
-                await self._wake.wait()
-            self._wake = trio.Event()
-            now = trio.current_time()
-            await self._flush([log for log, due in self._due.items() if due <= now])
+        self._serving = True
+        try:
+            while True:
+                # A flush that is under way begins the next one, or wakes us.
+                due = inf if self._running else min(self._due.values(), default=inf)
+                with trio.CancelScope(deadline=due):
+                    await self._wake.wait()
+                self._wake = trio.Event()
+                self._check()
+                if not self._running:
+                    self._begin(self._due_now())
+        finally:
+            self._serving = False
+            with trio.CancelScope(shield=True):
+                await self._wait_over()
 
     async def drain(self) -> None:
         """Return when every request made so far has been served; `run` need not be running."""
-        while self._requests:
-            await self._flush(list(self._requests))
+        while self._requests or self._running:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if not self._running:
+                self._begin(list(self._requests))
+            with trio.CancelScope(shield=True):
+                await self._wait_over()
+            self._check()
 
-    async def _flush(self, logs: Iterable[Syncable]) -> None:
-        async with self._flushing:
-            taken: _Requests = {}
-            for log in logs:
-                if log in self._requests:
-                    taken[log] = self._requests.pop(log)
-                    del self._due[log]
-            shares = [list(taken)[start::PARALLEL_SYNCS] for start in range(min(PARALLEL_SYNCS, len(taken)))]
+    async def _wait_over(self) -> None:
+        while self._running:
+            await self._over.wait()
+
+    def _check(self) -> None:
+        """Raise what a sync or a callback has raised that is no error of a log."""
+        if self._defect is not None:
+            defect, self._defect = self._defect, None
+            raise defect
+
+    def _due_now(self) -> list[Syncable]:
+        now = trio.current_time()
+        return [log for log, due in self._due.items() if due <= now]
+
+    def _begin_what_is_due(self) -> None:
+        """The end of a turn, or of a flush."""
+        if self._running:
+            return  # its end comes here again
+        try:
+            if self._serving:
+                self._begin(self._due_now())
+        except RuntimeError:  # no more threads: the task tries again, and fails for all to see
+            self._wake.set()
+        if self._due and not self._running:
+            self._wake.set()  # the task knows when
+
+    def _begin(self, logs: Iterable[Syncable]) -> None:
+        """Begin a flush of `logs`; none may be under way. Raises RuntimeError when there is no thread."""
+        due = list(logs)
+        token = trio.lowlevel.current_trio_token()
+        for share in (due[start::PARALLEL_SYNCS] for start in range(min(PARALLEL_SYNCS, len(due)))):
+            taken = {log: self._requests[log] for log in share}
+            trio.lowlevel.start_thread_soon(partial(_sync_all, share), partial(self._deliver, token, taken))
+            for log in share:
+                del self._requests[log], self._due[log]
+            if not self._running:
+                self._over = trio.Event()
+            self._running += 1
+
+    def _deliver(self, token: trio.lowlevel.TrioToken, taken: _Requests, synced: Outcome[_Results]) -> None:
+        """The end of a thread."""
+        token.run_sync_soon(self._finish_share, taken, synced)
+
+    def _finish_share(self, taken: _Requests, synced: Outcome[_Results]) -> None:
+        """A thread is through with its logs: called on the event loop's thread."""
+        with self._turn:
+            self._running -= 1
             try:
-                async with trio.open_nursery() as nursery:
-                    for share in shares:
-                        nursery.start_soon(self._sync_share, share, taken)
-            finally:
-                for log, waiting in taken.items():  # cancelled before their turn
-                    for done, failed in waiting:
-                        self.request(log, done, failed)
-
-    async def _sync_share(self, share: list[Syncable], taken: _Requests) -> None:
-        results = await trio.to_thread.run_sync(partial(_sync_all, share), limiter=self._limiter)
-        for log, result, seconds in results:
-            self._latencies.append(seconds)
-            self.counts[bisect_left(LATENCY_BOUNDS, seconds)] += 1
-            self.seconds += seconds
-            for done, failed in taken.pop(log):
-                if isinstance(result, LogError):
-                    failed(result)
-                else:
-                    done(result)
+                for log, result, seconds in synced.unwrap():
+                    self._latencies.append(seconds)
+                    self.counts[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+                    self.seconds += seconds
+                    for done, failed in taken[log]:
+                        if isinstance(result, LogError):
+                            failed(result)
+                        else:
+                            done(result)
+            except BaseException as error:  # `run` or `drain` raises it
+                self._defect = error
+                self._wake.set()
+            if not self._running:
+                self._over.set()
+                if self._due:
+                    self._turn.later(self._begin_due)
 
 
-def _sync_all(logs: list[Syncable]) -> list[tuple[Syncable, int | LogError, float]]:
-    results: list[tuple[Syncable, int | LogError, float]] = []
+def _sync_all(logs: list[Syncable]) -> _Results:
+    results: _Results = []
     for log in logs:
         started = time.perf_counter()
         result: int | LogError

@@ -79,20 +79,47 @@ NEVER = Times()
 
 
 @dataclass(frozen=True, slots=True)
+class Guarantees:
+    """What elections must know of a stream; the same on all servers, whatever their configuration says.
+
+    Attributes:
+        min_isr: with fewer in-sync replicas nothing is committed.
+        unclean_election: whether a replica that may lack committed messages may lead, if no other can.
+        synced: whether only what is on disk counts as replicated, so that a loss of power loses nothing that
+            was committed.
+    """
+
+    min_isr: int = 1
+    unclean_election: bool = False
+    synced: bool = False
+
+
+# Shared by the streams that want nothing else.
+NO_MORE = Guarantees()
+
+
+@dataclass(frozen=True, slots=True)
 class Partition:
     """One partition of a stream, as the cluster has agreed on it.
 
     Attributes:
         id: its number in the stream, from 0.
         replicas: ids of the brokers that hold it, in order of placement.
-        isr: the replicas that are in sync; the leader is always among them.
-        leader: id of the broker that leads it.
-        leader_epoch: index of the operation that made it leader; fences whatever an earlier leader does.
+        isr: the replicas that are in sync; the leader is always among them. None when nobody leads.
+        leader: id of the broker that leads it, "" when none can: the partition is offline.
+        leader_epoch: index of the operation that made it leader, or took the last one away; fences whatever
+            an earlier leader does.
         epoch: index of the operation that last changed replicas, isr or leader.
         paused: whether its resources are released until it is resumed.
         readonly: whether new messages are refused.
         pause_times: when it was paused or resumed.
         readonly_times: when it became readonly or writable.
+        elr: eligible leader replicas, which left the in-sync ones when nothing could be committed without
+            them any more: they have every committed message (KIP-966).
+        last_leader: who led last, as long as nobody leads; "" otherwise.
+        unclean_epoch: leader epoch of the last election that may have lost committed messages, 0 for none.
+        adding: those of `replicas` that a reassignment adds, until they are in sync.
+        removing: those of `replicas` that it removes then.
     """
 
     id: int
@@ -105,6 +132,11 @@ class Partition:
     readonly: bool = False
     pause_times: Times = NEVER
     readonly_times: Times = NEVER
+    elr: tuple[str, ...] = ()
+    last_leader: str = ""
+    unclean_epoch: int = 0
+    adding: tuple[str, ...] = ()
+    removing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +152,7 @@ class Stream:
         settings: what it overrides.
         partitions: by partition id.
         resume_all: whether a publish to one paused partition resumes them all.
+        guarantees: what elections must know of it.
     """
 
     name: str
@@ -130,6 +163,7 @@ class Stream:
     settings: StreamSettings
     partitions: tuple[Partition, ...]
     resume_all: bool = False
+    guarantees: Guarantees = NO_MORE
 
     def partition_subject(self, partition_id: int) -> str:
         """The NATS subject of a partition."""
@@ -167,3 +201,18 @@ def decode_settings(message: internal_pb2.StreamSettings) -> StreamSettings:
     return StreamSettings(
         **{name: getattr(message, name) for name in REQUEST_FIELDS if message.HasField(name)}
     )
+
+
+def encode_guarantees(guarantees: Guarantees) -> internal_pb2.Guarantees | None:
+    """The stored form of guarantees, None for the defaults."""
+    if guarantees == NO_MORE:
+        return None
+    return internal_pb2.Guarantees(
+        min_isr=guarantees.min_isr, unclean_election=guarantees.unclean_election, synced=guarantees.synced
+    )
+
+
+def decode_guarantees(message: internal_pb2.Guarantees) -> Guarantees:
+    """The guarantees that `encode_guarantees` stored."""
+    found = Guarantees(message.min_isr or 1, message.unclean_election, message.synced)
+    return NO_MORE if found == NO_MORE else found

@@ -17,15 +17,39 @@ from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 
-from liftbridge.metadata.model import StreamSettings, decode_settings, encode_settings
+from liftbridge.metadata import broker_operations, replica_operations
+from liftbridge.metadata.broker_operations import BrokerOperation
+from liftbridge.metadata.model import (
+    NO_MORE,
+    Guarantees,
+    StreamSettings,
+    decode_guarantees,
+    decode_settings,
+    encode_guarantees,
+    encode_settings,
+)
 from liftbridge.metadata.placement import Placement
+from liftbridge.metadata.replica_operations import ReplicaOperation
+from liftbridge.metadata.stored import LAYOUT_VERSION, OperationError, decode_stream_id, envelope
 from liftbridge.proto import internal_pb2
 
-LAYOUT_VERSION = 1
-
-
-class OperationError(ValueError):
-    """Bytes that are no operation, or one that this version does not know."""
+__all__ = [
+    "ChangeGroupCoordinator",
+    "ClusterOperation",
+    "CreateStream",
+    "DeleteStream",
+    "GroupOperation",
+    "JoinGroup",
+    "LeaveGroup",
+    "Operation",
+    "OperationError",
+    "PartitionOperation",
+    "PauseStream",
+    "ResumeStream",
+    "SetStreamReadonly",
+    "decode",
+    "decode_stream_id",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +57,8 @@ class CreateStream:
     """Create a stream. ALREADY_EXISTS when the name is taken.
 
     Leader epoch and partition epoch of every partition become the index of the operation, and the in-sync
-    replicas are all replicas: both follow from creating, so they are not in the operation.
+    replicas are all replicas but those known to be fenced: both follow from creating, so they are not
+    in the operation.
 
     Attributes: as in `model.Stream`; partitions say by partition id where each is placed.
     """
@@ -45,6 +70,7 @@ class CreateStream:
     creation_ns: int
     settings: StreamSettings
     partitions: tuple[Placement, ...]
+    guarantees: Guarantees = NO_MORE
 
     def encode(self) -> bytes:
         """The stored form."""
@@ -59,8 +85,9 @@ class CreateStream:
                 internal_pb2.Placement(replicas=placement.replicas, leader=placement.leader)
                 for placement in self.partitions
             ],
+            guarantees=encode_guarantees(self.guarantees),
         )
-        return _envelope(internal_pb2.CREATE_STREAM, body.SerializeToString(deterministic=True))
+        return envelope(internal_pb2.CREATE_STREAM, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +105,7 @@ class DeleteStream:
     def encode(self) -> bytes:
         """The stored form."""
         body = internal_pb2.DeleteStream(name=self.name, stream_id=self.stream_id.bytes)
-        return _envelope(internal_pb2.DELETE_STREAM, body.SerializeToString(deterministic=True))
+        return envelope(internal_pb2.DELETE_STREAM, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +135,7 @@ class PauseStream:
             resume_all=self.resume_all,
             time_ns=self.time_ns,
         )
-        return _envelope(internal_pb2.PAUSE_STREAM, body.SerializeToString(deterministic=True))
+        return envelope(internal_pb2.PAUSE_STREAM, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +155,7 @@ class ResumeStream:
             partitions=self.partitions,
             time_ns=self.time_ns,
         )
-        return _envelope(internal_pb2.RESUME_STREAM, body.SerializeToString(deterministic=True))
+        return envelope(internal_pb2.RESUME_STREAM, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +177,7 @@ class SetStreamReadonly:
             readonly=self.readonly,
             time_ns=self.time_ns,
         )
-        return _envelope(internal_pb2.SET_STREAM_READONLY, body.SerializeToString(deterministic=True))
+        return envelope(internal_pb2.SET_STREAM_READONLY, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +205,7 @@ class JoinGroup:
             streams=self.streams,
             coordinator=self.coordinator,
         )
-        return _envelope(internal_pb2.JOIN_GROUP, body.SerializeToString(deterministic=True))
+        return envelope(internal_pb2.JOIN_GROUP, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +229,7 @@ class LeaveGroup:
         body = internal_pb2.LeaveGroup(
             group_id=self.group_id, consumer_id=self.consumer_id, joined=self.joined, expired=self.expired
         )
-        return _envelope(internal_pb2.LEAVE_GROUP, body.SerializeToString(deterministic=True))
+        return envelope(internal_pb2.LEAVE_GROUP, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,12 +252,13 @@ class ChangeGroupCoordinator:
         body = internal_pb2.ChangeGroupCoordinator(
             group_id=self.group_id, coordinator=self.coordinator, epoch=self.epoch
         )
-        return _envelope(internal_pb2.CHANGE_GROUP_COORDINATOR, body.SerializeToString(deterministic=True))
+        return envelope(internal_pb2.CHANGE_GROUP_COORDINATOR, body)
 
 
 GroupOperation: TypeAlias = JoinGroup | LeaveGroup | ChangeGroupCoordinator
 PartitionOperation: TypeAlias = PauseStream | ResumeStream | SetStreamReadonly
-Operation: TypeAlias = CreateStream | DeleteStream | PartitionOperation | GroupOperation
+ClusterOperation: TypeAlias = ReplicaOperation | BrokerOperation
+Operation: TypeAlias = CreateStream | DeleteStream | PartitionOperation | GroupOperation | ClusterOperation
 
 
 def decode(data: bytes) -> Operation:
@@ -263,19 +291,6 @@ def decode(data: bytes) -> Operation:
         ) from error
 
 
-def decode_stream_id(data: bytes) -> uuid.UUID:
-    """The UUID of a stream from its 16 bytes; OperationError for any other length."""
-    if len(data) != 16:
-        raise OperationError(f"stream id has {len(data)} bytes, not 16")
-    return uuid.UUID(bytes=data)
-
-
-def _envelope(kind: internal_pb2.OperationKind, body: bytes) -> bytes:
-    return internal_pb2.Operation(version=LAYOUT_VERSION, kind=kind, body=body).SerializeToString(
-        deterministic=True
-    )
-
-
 def _decode_create_stream(body: bytes) -> CreateStream:
     message = internal_pb2.CreateStream.FromString(body)
     return CreateStream(
@@ -289,6 +304,7 @@ def _decode_create_stream(body: bytes) -> CreateStream:
             Placement(replicas=tuple(placement.replicas), leader=placement.leader)
             for placement in message.partitions
         ),
+        guarantees=decode_guarantees(message.guarantees),
     )
 
 
@@ -353,4 +369,6 @@ _DECODERS: dict[int, Callable[[bytes], Operation]] = {
     internal_pb2.JOIN_GROUP: _decode_join_group,
     internal_pb2.LEAVE_GROUP: _decode_leave_group,
     internal_pb2.CHANGE_GROUP_COORDINATOR: _decode_change_group_coordinator,
+    **replica_operations.DECODERS,
+    **broker_operations.DECODERS,
 }

@@ -23,10 +23,22 @@ from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 
+from liftbridge.metadata.broker_operations import BrokerOperation
+from liftbridge.metadata.brokers import Broker, Brokers
 from liftbridge.metadata.errors import MetadataCode, MetadataError, invalid
 from liftbridge.metadata.groups import Group, Groups
-from liftbridge.metadata.model import NEVER, Partition, Stream, Times, decode_settings, encode_settings
+from liftbridge.metadata.model import (
+    NEVER,
+    Partition,
+    Stream,
+    Times,
+    decode_guarantees,
+    decode_settings,
+    encode_guarantees,
+    encode_settings,
+)
 from liftbridge.metadata.operations import (
+    ClusterOperation,
     CreateStream,
     DeleteStream,
     GroupOperation,
@@ -36,14 +48,16 @@ from liftbridge.metadata.operations import (
 )
 from liftbridge.metadata.pausing import PartitionsOperation, changed, chosen_partitions, no_such_partition
 from liftbridge.metadata.placement import BrokerLoad
+from liftbridge.metadata.replica_operations import ReplicaOperation
+from liftbridge.metadata.replicas import Changed, Changes
 from liftbridge.proto import internal_pb2
 
 SNAPSHOT_VERSION = 1
 # 256 KiB in a snapshot, and far more deletes than happen while a broker is away.
 DELETED_IDS_KEPT = 16_384
 
-# What an operation has made of the stream or the group it is about.
-Outcome: TypeAlias = Stream | Group
+# What an operation has made of what it is about.
+Outcome: TypeAlias = Stream | Group | Changed
 
 
 class SnapshotError(ValueError):
@@ -51,7 +65,7 @@ class SnapshotError(ValueError):
 
 
 class ClusterState:
-    """Streams, partitions and consumer groups after a number of operations."""
+    """Streams, partitions, consumer groups and brokers after a number of operations."""
 
     def __init__(self) -> None:
         self._applied_index = 0
@@ -61,6 +75,7 @@ class ClusterState:
         self._hosted: Counter[str] = Counter()
         self._led: Counter[str] = Counter()
         self._groups = Groups()
+        self._brokers = Brokers()
 
     @property
     def applied_index(self) -> int:
@@ -81,6 +96,16 @@ class ClusterState:
     def coordinated(self) -> Mapping[str, int]:
         """How many consumer groups each broker coordinates; a live view."""
         return self._groups.coordinated
+
+    @property
+    def brokers(self) -> Mapping[str, Broker]:
+        """All brokers that ever registered, by id; a live view."""
+        return self._brokers.by_id
+
+    @property
+    def registry(self) -> Brokers:
+        """The same with what elections ask of them; not to be changed."""
+        return self._brokers
 
     @property
     def deleted_ids(self) -> Collection[uuid.UUID]:
@@ -117,7 +142,9 @@ class ClusterState:
             self._check_create(operation)
         elif isinstance(operation, DeleteStream):
             self._check_delete(operation)
-        else:
+        elif isinstance(operation, BrokerOperation):
+            self._brokers.check(operation, self._hosts(operation.broker))
+        elif not isinstance(operation, ReplicaOperation):
             self._check_partitions(operation)
 
     def apply(self, index: int, operation: Operation) -> Outcome:
@@ -128,7 +155,8 @@ class ClusterState:
             operation: what to do.
 
         Returns the stream as created or changed, or as it was when deleted; for an operation on a consumer
-        group the group as it is then, without members when it has ended. Raises MetadataError when a
+        group the group as it is then, without members when it has ended; for one on replicas or on a broker
+        what it changed, and what it did not. Raises MetadataError when a
         precondition does not hold; nothing is changed then.
         """
         assert index > self._applied_index, (index, self._applied_index)
@@ -137,17 +165,30 @@ class ClusterState:
         if isinstance(operation, GroupOperation):
             outcome = self._groups.apply(index, operation, self._streams)
         elif isinstance(operation, CreateStream):
-            outcome = _created(index, operation)
+            outcome = self._created(index, operation)
             self._add(outcome)
             self._groups.stream_changed(index, operation.name, self._streams)
         elif isinstance(operation, DeleteStream):
             outcome = self._streams[operation.name]
             self._remove(outcome)
             self._groups.stream_changed(index, operation.name, self._streams)
+        elif isinstance(operation, ClusterOperation):
+            outcome = self._apply_to_cluster(index, operation)
         else:
             outcome = changed(self._streams[operation.name], operation)
             self._replace(outcome)
         self._applied_index = index
+        return outcome
+
+    def _apply_to_cluster(self, index: int, operation: ClusterOperation) -> Changed:
+        changes = Changes(index, self._by_id, self._brokers, self._led)
+        if isinstance(operation, BrokerOperation):
+            before = self.brokers.get(operation.broker)
+            outcome = changes.of_broker(operation, before, self._brokers.apply(index, operation))
+        else:
+            outcome = changes.of_replicas(operation)
+        for stream in changes.streams():
+            self._replace(stream)
         return outcome
 
     def snapshot(self) -> bytes:
@@ -158,6 +199,7 @@ class ClusterState:
             streams=[_encode_stream(stream) for stream in self._streams.values()],
             deleted_stream_ids=[stream_id.bytes for stream_id in self._deleted],
             groups=self._groups.encode(),
+            brokers=self._brokers.encode(),
         ).SerializeToString(deterministic=True)
 
     def restore(self, data: bytes) -> None:
@@ -178,6 +220,7 @@ class ClusterState:
                 restored._add(stream)
             restored._deleted = dict.fromkeys(decode_stream_id(data) for data in message.deleted_stream_ids)
             restored._groups = Groups.decode(message.groups)
+            restored._brokers = Brokers.decode(message.brokers)
         except (DecodeError, OperationError) as error:
             raise SnapshotError(f"the snapshot is damaged: {error}") from error
         restored._applied_index = message.applied_index
@@ -207,6 +250,12 @@ class ClusterState:
                 raise invalid(
                     f"partition {partition_id} of stream {operation.name!r} has a replica twice on one broker"
                 )
+            if self._brokers.known_dead(placement.leader):
+                raise MetadataError(
+                    MetadataCode.FAILED_PRECONDITION,
+                    f"leader {placement.leader!r} of partition {partition_id} of stream {operation.name!r} "
+                    "is fenced or was removed; place it on another broker",
+                )
 
     def _check_delete(self, operation: DeleteStream) -> None:
         if self.stream(operation.name).stream_id != operation.stream_id:
@@ -217,6 +266,36 @@ class ClusterState:
         if stream.stream_id != operation.stream_id:
             raise _no_such_stream(operation.name)
         chosen_partitions(stream, operation.partitions)
+
+    def _created(self, index: int, operation: CreateStream) -> Stream:
+        return Stream(
+            name=operation.name,
+            subject=operation.subject,
+            group=operation.group,
+            stream_id=operation.stream_id,
+            creation_ns=operation.creation_ns,
+            settings=operation.settings,
+            partitions=tuple(
+                Partition(
+                    id=partition_id,
+                    replicas=placement.replicas,
+                    isr=tuple(each for each in placement.replicas if not self._brokers.known_dead(each)),
+                    leader=placement.leader,
+                    leader_epoch=index,
+                    epoch=index,
+                )
+                for partition_id, placement in enumerate(operation.partitions)
+            ),
+            guarantees=operation.guarantees,
+        )
+
+    def _hosts(self, broker: str) -> bool:
+        """Whether it has a replica, also of a paused partition."""
+        return any(
+            broker in partition.replicas
+            for stream in self._streams.values()
+            for partition in stream.partitions
+        )
 
     def _add(self, stream: Stream) -> None:
         self._streams[stream.name] = stream
@@ -241,35 +320,14 @@ class ClusterState:
     def _count(self, stream: Stream, change: int) -> None:
         for partition in stream.partitions:
             if not partition.paused:
-                self._led[partition.leader] += change
+                if partition.leader:
+                    self._led[partition.leader] += change
                 for replica in partition.replicas:
                     self._hosted[replica] += change
 
 
 def _no_such_stream(name: str) -> MetadataError:
     return MetadataError(MetadataCode.NOT_FOUND, f"No such stream: {name!r}")
-
-
-def _created(index: int, operation: CreateStream) -> Stream:
-    return Stream(
-        name=operation.name,
-        subject=operation.subject,
-        group=operation.group,
-        stream_id=operation.stream_id,
-        creation_ns=operation.creation_ns,
-        settings=operation.settings,
-        partitions=tuple(
-            Partition(
-                id=partition_id,
-                replicas=placement.replicas,
-                isr=placement.replicas,
-                leader=placement.leader,
-                leader_epoch=index,
-                epoch=index,
-            )
-            for partition_id, placement in enumerate(operation.partitions)
-        ),
-    )
 
 
 def _encode_stream(stream: Stream) -> internal_pb2.StreamState:
@@ -293,10 +351,16 @@ def _encode_stream(stream: Stream) -> internal_pb2.StreamState:
                 pause_latest_ns=partition.pause_times.latest_ns,
                 readonly_first_ns=partition.readonly_times.first_ns,
                 readonly_latest_ns=partition.readonly_times.latest_ns,
+                elr=partition.elr,
+                last_leader=partition.last_leader,
+                unclean_epoch=partition.unclean_epoch,
+                adding=partition.adding,
+                removing=partition.removing,
             )
             for partition in stream.partitions
         ],
         resume_all=stream.resume_all,
+        guarantees=encode_guarantees(stream.guarantees),
     )
 
 
@@ -320,10 +384,16 @@ def _decode_stream(message: internal_pb2.StreamState) -> Stream:
                 readonly=partition.readonly,
                 pause_times=_times(partition.pause_first_ns, partition.pause_latest_ns),
                 readonly_times=_times(partition.readonly_first_ns, partition.readonly_latest_ns),
+                elr=tuple(partition.elr),
+                last_leader=partition.last_leader,
+                unclean_epoch=partition.unclean_epoch,
+                adding=tuple(partition.adding),
+                removing=tuple(partition.removing),
             )
             for partition_id, partition in enumerate(message.partitions)
         ),
         resume_all=message.resume_all,
+        guarantees=decode_guarantees(message.guarantees),
     )
 
 

@@ -23,7 +23,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +82,10 @@ class NatsConnection:
 
     `servers` are URLs; those of the same cluster are discovered. `purpose` names the connection in the log
     and, behind `name`, in NATS monitoring. Owners of sinks that received messages are told by a call of their
-    method `on_messages()`; `pace`, when given, is awaited after every read and is how the owner slows the
-    connection down; `turn` are the readers' turns of the event loop, when others share them. A server that is
-    silent for three `ping_interval` (seconds) although it is asked is given up.
+    method `on_messages()`; `pace`, when given, is called after every read, and unless it returns None what it
+    returns is awaited before the next, so that the owner can slow the connection down; `turn` are the
+    readers' turns of the event loop, when others share them. A server that is silent for three
+    `ping_interval` (seconds) although it is asked is given up.
 
     `reconnects` counts lost connections, `refused_sends` what `enqueue` could not take, `violations` what
     NATS did not let us publish or subscribe to.
@@ -97,7 +98,7 @@ class NatsConnection:
         name: str,
         purpose: str,
         credentials: NatsCredentials,
-        pace: Callable[[], Any] | None = None,
+        pace: Callable[[], Awaitable[None] | None] | None = None,
         ping_interval: float = PING_INTERVAL,
         turn: Turn | None = None,
     ) -> None:
@@ -216,7 +217,7 @@ class NatsConnection:
 
     def enqueue(self, data: bytes) -> bool:
         """Write NATS protocol bytes without waiting; False, and counted, when that is not possible."""
-        if not self.connected or self._pending_bytes >= MAX_PENDING:
+        if self._open is None or self._pending_bytes >= MAX_PENDING:
             self.refused_sends += 1
             return False
         self._enqueue(data)
@@ -227,9 +228,14 @@ class NatsConnection:
         """Whether `enqueue` would take something now."""
         return self._open is not None and self._pending_bytes < MAX_PENDING
 
+    @property
+    def full(self) -> bool:
+        """Whether as much is pending as may be."""
+        return self._open is not None and self._pending_bytes >= MAX_PENDING
+
     async def wait_room(self) -> None:
-        """Wait until less than the most that may be pending is pending, or the connection is lost."""
-        while self.connected and self._pending_bytes >= MAX_PENDING:
+        """Wait while the connection is `full`."""
+        while self.full:
             await self._room.wait()
 
     async def drain(self) -> None:
@@ -366,10 +372,10 @@ class NatsConnection:
             self._heard = trio.current_time()
             with self._turn:
                 self._parse()
-            if self._pace is not None:
+            if self._pace is not None and (pause := self._pace()) is not None:
                 # While we do not read, silence says nothing about the server.
                 self._pacing = True
-                await self._pace()
+                await pause
                 self._pacing = False
                 self._heard = trio.current_time()
 

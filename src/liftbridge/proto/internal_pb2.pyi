@@ -15,18 +15,36 @@ class OperationKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PAUSE_STREAM: _ClassVar[OperationKind]
     RESUME_STREAM: _ClassVar[OperationKind]
     SET_STREAM_READONLY: _ClassVar[OperationKind]
+    ALTER_ISR: _ClassVar[OperationKind]
+    CHANGE_LEADERS: _ClassVar[OperationKind]
+    REASSIGN_PARTITIONS: _ClassVar[OperationKind]
+    WITHDRAW_REPLICAS: _ClassVar[OperationKind]
     JOIN_GROUP: _ClassVar[OperationKind]
     LEAVE_GROUP: _ClassVar[OperationKind]
     CHANGE_GROUP_COORDINATOR: _ClassVar[OperationKind]
+    REGISTER_BROKER: _ClassVar[OperationKind]
+    FENCE_BROKER: _ClassVar[OperationKind]
+    UNFENCE_BROKER: _ClassVar[OperationKind]
+    DRAIN_BROKER: _ClassVar[OperationKind]
+    UNREGISTER_BROKER: _ClassVar[OperationKind]
 OPERATION_UNSPECIFIED: OperationKind
 CREATE_STREAM: OperationKind
 DELETE_STREAM: OperationKind
 PAUSE_STREAM: OperationKind
 RESUME_STREAM: OperationKind
 SET_STREAM_READONLY: OperationKind
+ALTER_ISR: OperationKind
+CHANGE_LEADERS: OperationKind
+REASSIGN_PARTITIONS: OperationKind
+WITHDRAW_REPLICAS: OperationKind
 JOIN_GROUP: OperationKind
 LEAVE_GROUP: OperationKind
 CHANGE_GROUP_COORDINATOR: OperationKind
+REGISTER_BROKER: OperationKind
+FENCE_BROKER: OperationKind
+UNFENCE_BROKER: OperationKind
+DRAIN_BROKER: OperationKind
+UNREGISTER_BROKER: OperationKind
 
 class ServerState(_message.Message):
     __slots__ = ("server_id", "cluster_id", "crc")
@@ -90,8 +108,18 @@ class Placement(_message.Message):
     leader: str
     def __init__(self, replicas: _Optional[_Iterable[str]] = ..., leader: _Optional[str] = ...) -> None: ...
 
+class Guarantees(_message.Message):
+    __slots__ = ("min_isr", "unclean_election", "synced")
+    MIN_ISR_FIELD_NUMBER: _ClassVar[int]
+    UNCLEAN_ELECTION_FIELD_NUMBER: _ClassVar[int]
+    SYNCED_FIELD_NUMBER: _ClassVar[int]
+    min_isr: int
+    unclean_election: bool
+    synced: bool
+    def __init__(self, min_isr: _Optional[int] = ..., unclean_election: bool = ..., synced: bool = ...) -> None: ...
+
 class CreateStream(_message.Message):
-    __slots__ = ("name", "subject", "group", "stream_id", "creation_ns", "settings", "partitions")
+    __slots__ = ("name", "subject", "group", "stream_id", "creation_ns", "settings", "partitions", "guarantees")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +127,7 @@ class CreateStream(_message.Message):
     CREATION_NS_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEES_FIELD_NUMBER: _ClassVar[int]
     name: str
     subject: str
     group: str
@@ -106,7 +135,8 @@ class CreateStream(_message.Message):
     creation_ns: int
     settings: StreamSettings
     partitions: _containers.RepeatedCompositeFieldContainer[Placement]
-    def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., group: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., creation_ns: _Optional[int] = ..., settings: _Optional[_Union[StreamSettings, _Mapping]] = ..., partitions: _Optional[_Iterable[_Union[Placement, _Mapping]]] = ...) -> None: ...
+    guarantees: Guarantees
+    def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., group: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., creation_ns: _Optional[int] = ..., settings: _Optional[_Union[StreamSettings, _Mapping]] = ..., partitions: _Optional[_Iterable[_Union[Placement, _Mapping]]] = ..., guarantees: _Optional[_Union[Guarantees, _Mapping]] = ...) -> None: ...
 
 class DeleteStream(_message.Message):
     __slots__ = ("name", "stream_id")
@@ -190,8 +220,180 @@ class SetStreamReadonly(_message.Message):
     time_ns: int
     def __init__(self, name: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ..., readonly: bool = ..., time_ns: _Optional[int] = ...) -> None: ...
 
+class IsrMember(_message.Message):
+    __slots__ = ("broker", "broker_epoch")
+    BROKER_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    broker: str
+    broker_epoch: int
+    def __init__(self, broker: _Optional[str] = ..., broker_epoch: _Optional[int] = ...) -> None: ...
+
+class IsrChange(_message.Message):
+    __slots__ = ("stream_id", "partition", "epoch", "leader", "leader_epoch", "isr", "lost")
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    LEADER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ISR_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    stream_id: bytes
+    partition: int
+    epoch: int
+    leader: str
+    leader_epoch: int
+    isr: _containers.RepeatedCompositeFieldContainer[IsrMember]
+    lost: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stream_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., epoch: _Optional[int] = ..., leader: _Optional[str] = ..., leader_epoch: _Optional[int] = ..., isr: _Optional[_Iterable[_Union[IsrMember, _Mapping]]] = ..., lost: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AlterIsr(_message.Message):
+    __slots__ = ("changes",)
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[IsrChange]
+    def __init__(self, changes: _Optional[_Iterable[_Union[IsrChange, _Mapping]]] = ...) -> None: ...
+
+class LeaderChange(_message.Message):
+    __slots__ = ("stream_id", "partition", "epoch", "leader", "mode")
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    stream_id: bytes
+    partition: int
+    epoch: int
+    leader: str
+    mode: int
+    def __init__(self, stream_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., epoch: _Optional[int] = ..., leader: _Optional[str] = ..., mode: _Optional[int] = ...) -> None: ...
+
+class ChangeLeaders(_message.Message):
+    __slots__ = ("changes",)
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[LeaderChange]
+    def __init__(self, changes: _Optional[_Iterable[_Union[LeaderChange, _Mapping]]] = ...) -> None: ...
+
+class Reassignment(_message.Message):
+    __slots__ = ("stream_id", "partition", "epoch", "replicas")
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    stream_id: bytes
+    partition: int
+    epoch: int
+    replicas: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, stream_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., epoch: _Optional[int] = ..., replicas: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ReassignPartitions(_message.Message):
+    __slots__ = ("changes",)
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[Reassignment]
+    def __init__(self, changes: _Optional[_Iterable[_Union[Reassignment, _Mapping]]] = ...) -> None: ...
+
+class ReplicaId(_message.Message):
+    __slots__ = ("stream_id", "partition")
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    stream_id: bytes
+    partition: int
+    def __init__(self, stream_id: _Optional[bytes] = ..., partition: _Optional[int] = ...) -> None: ...
+
+class WithdrawReplicas(_message.Message):
+    __slots__ = ("broker", "broker_epoch", "replicas", "lost")
+    BROKER_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    broker: str
+    broker_epoch: int
+    replicas: _containers.RepeatedCompositeFieldContainer[ReplicaId]
+    lost: bool
+    def __init__(self, broker: _Optional[str] = ..., broker_epoch: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaId, _Mapping]]] = ..., lost: bool = ...) -> None: ...
+
+class LeaderWish(_message.Message):
+    __slots__ = ("stream_id", "partition", "leader")
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    stream_id: bytes
+    partition: int
+    leader: str
+    def __init__(self, stream_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., leader: _Optional[str] = ...) -> None: ...
+
+class RegisterBroker(_message.Message):
+    __slots__ = ("broker", "incarnation", "addresses", "rack", "feature_level", "ended")
+    BROKER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    RACK_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    broker: str
+    incarnation: bytes
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    rack: str
+    feature_level: int
+    ended: int
+    def __init__(self, broker: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., rack: _Optional[str] = ..., feature_level: _Optional[int] = ..., ended: _Optional[int] = ...) -> None: ...
+
+class FenceBroker(_message.Message):
+    __slots__ = ("broker", "broker_epoch", "wishes")
+    BROKER_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    WISHES_FIELD_NUMBER: _ClassVar[int]
+    broker: str
+    broker_epoch: int
+    wishes: _containers.RepeatedCompositeFieldContainer[LeaderWish]
+    def __init__(self, broker: _Optional[str] = ..., broker_epoch: _Optional[int] = ..., wishes: _Optional[_Iterable[_Union[LeaderWish, _Mapping]]] = ...) -> None: ...
+
+class UnfenceBroker(_message.Message):
+    __slots__ = ("broker", "broker_epoch")
+    BROKER_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    broker: str
+    broker_epoch: int
+    def __init__(self, broker: _Optional[str] = ..., broker_epoch: _Optional[int] = ...) -> None: ...
+
+class DrainBroker(_message.Message):
+    __slots__ = ("broker", "broker_epoch", "wishes")
+    BROKER_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    WISHES_FIELD_NUMBER: _ClassVar[int]
+    broker: str
+    broker_epoch: int
+    wishes: _containers.RepeatedCompositeFieldContainer[LeaderWish]
+    def __init__(self, broker: _Optional[str] = ..., broker_epoch: _Optional[int] = ..., wishes: _Optional[_Iterable[_Union[LeaderWish, _Mapping]]] = ...) -> None: ...
+
+class UnregisterBroker(_message.Message):
+    __slots__ = ("broker", "broker_epoch")
+    BROKER_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    broker: str
+    broker_epoch: int
+    def __init__(self, broker: _Optional[str] = ..., broker_epoch: _Optional[int] = ...) -> None: ...
+
+class BrokerRecord(_message.Message):
+    __slots__ = ("broker", "incarnation", "broker_epoch", "addresses", "rack", "feature_level", "ended", "state")
+    BROKER_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    RACK_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    broker: str
+    incarnation: bytes
+    broker_epoch: int
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    rack: str
+    feature_level: int
+    ended: int
+    state: int
+    def __init__(self, broker: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., broker_epoch: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., rack: _Optional[str] = ..., feature_level: _Optional[int] = ..., ended: _Optional[int] = ..., state: _Optional[int] = ...) -> None: ...
+
 class PartitionState(_message.Message):
-    __slots__ = ("replicas", "isr", "leader", "leader_epoch", "epoch", "paused", "readonly", "pause_first_ns", "pause_latest_ns", "readonly_first_ns", "readonly_latest_ns")
+    __slots__ = ("replicas", "isr", "leader", "leader_epoch", "epoch", "paused", "readonly", "pause_first_ns", "pause_latest_ns", "readonly_first_ns", "readonly_latest_ns", "elr", "last_leader", "unclean_epoch", "adding", "removing")
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     ISR_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +405,11 @@ class PartitionState(_message.Message):
     PAUSE_LATEST_NS_FIELD_NUMBER: _ClassVar[int]
     READONLY_FIRST_NS_FIELD_NUMBER: _ClassVar[int]
     READONLY_LATEST_NS_FIELD_NUMBER: _ClassVar[int]
+    ELR_FIELD_NUMBER: _ClassVar[int]
+    LAST_LEADER_FIELD_NUMBER: _ClassVar[int]
+    UNCLEAN_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    ADDING_FIELD_NUMBER: _ClassVar[int]
+    REMOVING_FIELD_NUMBER: _ClassVar[int]
     replicas: _containers.RepeatedScalarFieldContainer[str]
     isr: _containers.RepeatedScalarFieldContainer[str]
     leader: str
@@ -214,10 +421,15 @@ class PartitionState(_message.Message):
     pause_latest_ns: int
     readonly_first_ns: int
     readonly_latest_ns: int
-    def __init__(self, replicas: _Optional[_Iterable[str]] = ..., isr: _Optional[_Iterable[str]] = ..., leader: _Optional[str] = ..., leader_epoch: _Optional[int] = ..., epoch: _Optional[int] = ..., paused: bool = ..., readonly: bool = ..., pause_first_ns: _Optional[int] = ..., pause_latest_ns: _Optional[int] = ..., readonly_first_ns: _Optional[int] = ..., readonly_latest_ns: _Optional[int] = ...) -> None: ...
+    elr: _containers.RepeatedScalarFieldContainer[str]
+    last_leader: str
+    unclean_epoch: int
+    adding: _containers.RepeatedScalarFieldContainer[str]
+    removing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, replicas: _Optional[_Iterable[str]] = ..., isr: _Optional[_Iterable[str]] = ..., leader: _Optional[str] = ..., leader_epoch: _Optional[int] = ..., epoch: _Optional[int] = ..., paused: bool = ..., readonly: bool = ..., pause_first_ns: _Optional[int] = ..., pause_latest_ns: _Optional[int] = ..., readonly_first_ns: _Optional[int] = ..., readonly_latest_ns: _Optional[int] = ..., elr: _Optional[_Iterable[str]] = ..., last_leader: _Optional[str] = ..., unclean_epoch: _Optional[int] = ..., adding: _Optional[_Iterable[str]] = ..., removing: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StreamState(_message.Message):
-    __slots__ = ("name", "subject", "group", "stream_id", "creation_ns", "settings", "partitions", "resume_all")
+    __slots__ = ("name", "subject", "group", "stream_id", "creation_ns", "settings", "partitions", "resume_all", "guarantees")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
@@ -226,6 +438,7 @@ class StreamState(_message.Message):
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     RESUME_ALL_FIELD_NUMBER: _ClassVar[int]
+    GUARANTEES_FIELD_NUMBER: _ClassVar[int]
     name: str
     subject: str
     group: str
@@ -234,7 +447,8 @@ class StreamState(_message.Message):
     settings: StreamSettings
     partitions: _containers.RepeatedCompositeFieldContainer[PartitionState]
     resume_all: bool
-    def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., group: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., creation_ns: _Optional[int] = ..., settings: _Optional[_Union[StreamSettings, _Mapping]] = ..., partitions: _Optional[_Iterable[_Union[PartitionState, _Mapping]]] = ..., resume_all: bool = ...) -> None: ...
+    guarantees: Guarantees
+    def __init__(self, name: _Optional[str] = ..., subject: _Optional[str] = ..., group: _Optional[str] = ..., stream_id: _Optional[bytes] = ..., creation_ns: _Optional[int] = ..., settings: _Optional[_Union[StreamSettings, _Mapping]] = ..., partitions: _Optional[_Iterable[_Union[PartitionState, _Mapping]]] = ..., resume_all: bool = ..., guarantees: _Optional[_Union[Guarantees, _Mapping]] = ...) -> None: ...
 
 class GroupSubscription(_message.Message):
     __slots__ = ("stream", "partitions")
@@ -269,18 +483,20 @@ class GroupState(_message.Message):
     def __init__(self, group_id: _Optional[str] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ..., streams: _Optional[_Iterable[str]] = ..., members: _Optional[_Iterable[_Union[GroupMember, _Mapping]]] = ...) -> None: ...
 
 class ClusterSnapshot(_message.Message):
-    __slots__ = ("version", "applied_index", "streams", "deleted_stream_ids", "groups")
+    __slots__ = ("version", "applied_index", "streams", "deleted_stream_ids", "groups", "brokers")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
     DELETED_STREAM_IDS_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
+    BROKERS_FIELD_NUMBER: _ClassVar[int]
     version: int
     applied_index: int
     streams: _containers.RepeatedCompositeFieldContainer[StreamState]
     deleted_stream_ids: _containers.RepeatedScalarFieldContainer[bytes]
     groups: _containers.RepeatedCompositeFieldContainer[GroupState]
-    def __init__(self, version: _Optional[int] = ..., applied_index: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamState, _Mapping]]] = ..., deleted_stream_ids: _Optional[_Iterable[bytes]] = ..., groups: _Optional[_Iterable[_Union[GroupState, _Mapping]]] = ...) -> None: ...
+    brokers: _containers.RepeatedCompositeFieldContainer[BrokerRecord]
+    def __init__(self, version: _Optional[int] = ..., applied_index: _Optional[int] = ..., streams: _Optional[_Iterable[_Union[StreamState, _Mapping]]] = ..., deleted_stream_ids: _Optional[_Iterable[bytes]] = ..., groups: _Optional[_Iterable[_Union[GroupState, _Mapping]]] = ..., brokers: _Optional[_Iterable[_Union[BrokerRecord, _Mapping]]] = ...) -> None: ...
 
 class Cursor(_message.Message):
     __slots__ = ("stream", "partition", "cursor_id", "offset")

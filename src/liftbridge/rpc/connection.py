@@ -17,20 +17,23 @@ import logging
 import math
 from collections import OrderedDict
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
 from liftbridge import http2
+from liftbridge._wire import RequestReader
 from liftbridge.http2 import ConnectionFailure, ErrorCode, StreamFailure
 from liftbridge.sockets import Turn, receive
 
 from . import headers
+from .abuse import Floods
 from .call import Method
 from .context import CallContext, Request
 from .errors import Status, StatusCode
 from .immediate import Deadlines
-from .limits import Account, Limits, Meter
+from .limits import Account, Limits
+from .patience import Exhausted, Patience
 from .stream import Stream
 from .writer import Writer
 
@@ -39,9 +42,6 @@ logger = logging.getLogger("liftbridge.rpc")
 _READ_SIZE = 64 * 1024
 _REMEMBERED_RESETS = 1_000
 _LINGER = 1.0  # seconds for the last frames to reach the peer
-_UNFORGIVEN = 20  # times `max_control_frames` are too many even while the server sends
-_USUAL_UPDATE = 2048  # bytes that a client gives back at once, at least, when it is sent a lot
-_SMALL_UPDATE = 64  # a window that grows by less makes the server send crumbs
 _SHUTTING_DOWN = "the server is shutting down"
 
 
@@ -71,9 +71,11 @@ class Connection:
         self._peer_certificate = peer_certificate
         self._transport = transport
         self._methods = methods
-        self._frames = http2.FrameReader(limits.max_frame_size)
         self._decoder = headers.RequestDecoder(limits.max_header_list_size)
         self._streams: dict[int, Stream] = {}  # those with a running handler
+        self._frames = RequestReader(
+            self._streams, limits.max_frame_size, limits.connection_window, partial(_too_long, limits)
+        )
         self._undecided: dict[int, Method] = {}  # of the current read: may be served without a task
         self._reset_streams: OrderedDict[int, None] = OrderedDict()  # ended before the client ended them
         self._highest_stream = 0
@@ -83,15 +85,10 @@ class Connection:
         self._header_flags = 0
         self._continuations = 0
         self._peer_initial_window = http2.DEFAULT_WINDOW
-        self._settings_seen = False
         self._no_table_due = False
-        self._receive_window = limits.connection_window
         self._window_owed = 0
-        self._resets = Meter(limits.max_resets, limits.abuse_period)
-        self._control_frames = Meter(limits.max_control_frames, limits.abuse_period)
-        self._all_control_frames = Meter(_UNFORGIVEN * limits.max_control_frames, limits.abuse_period)
-        self._small_updates = Meter(limits.max_control_frames, limits.abuse_period)
-        self._due_updates = 0  # window updates with which the client may give back what it was sent
+        self._floods = Floods(limits)
+        self.expect_updates = self._floods.expect_updates
         self._turn = turn
         self._writer = Writer(transport, account, turn, self.pass_room_on, self._break)
         self.write_urgent = self._writer.write_urgent
@@ -99,10 +96,7 @@ class Connection:
         self._waiting_for_room = trio.lowlevel.ParkingLot()
         self._read_scope = trio.CancelScope()
         self._calls: trio.Nursery | None = None
-        self.last_received = trio.current_time()
-        """When the client was heard last, on Trio's clock."""
-        self._idle_since = self.last_received
-        self._incomplete_since: float | None = None  # a frame or header block has begun then
+        self._patience = Patience(limits)
         self._broken = False
         self._handlers = {
             http2.DATA: self._on_data,
@@ -116,6 +110,11 @@ class Connection:
             http2.WINDOW_UPDATE: self._on_window_update,
             http2.CONTINUATION: self._on_continuation,
         }
+
+    @property
+    def last_received(self) -> float:
+        """When the client was heard last, on Trio's clock."""
+        return self._patience.last_received
 
     # Life of the connection.
 
@@ -185,16 +184,18 @@ class Connection:
         try:
             await self._read_preface()
             while received := await self._receive():
-                complete = False
                 with self._turn:
                     try:
                         for kind, flags, stream_id, payload in self._frames.frames(received):
                             self._handle(kind, flags, stream_id, payload)
-                            complete = True
                     finally:
                         if self._undecided:
                             self._decide()
-                self._note_incomplete(progress=complete)
+                self._patience.note_incomplete(
+                    pending=self._frames.pending,
+                    in_block=self._header_block is not None,
+                    progress=self._frames.progress,
+                )
                 if self._writer.size > 2 * self.limits.write_buffer:
                     await self._wait_drained()
         except ConnectionFailure as failure:
@@ -204,14 +205,6 @@ class Connection:
         except Exception:
             logger.exception("closing the connection of %s after a defect of the server", self.peer)
             self.write(http2.goaway(self._highest_stream, ErrorCode.INTERNAL_ERROR))
-
-    def _note_incomplete(self, *, progress: bool) -> None:
-        """Remember since when the client lets us wait for the rest of a frame or of a header block."""
-        in_block = self._header_block is not None
-        if not in_block and not self._frames.pending:
-            self._incomplete_since = None
-        elif self._incomplete_since is None or (progress and not in_block):
-            self._incomplete_since = self.last_received
 
     async def _read_preface(self) -> None:
         missing = http2.PREFACE
@@ -233,42 +226,25 @@ class Connection:
             received = b""
         if not received:
             self._broken = True
-        self.last_received = trio.current_time()
+        self._patience.last_received = trio.current_time()
         return received
 
     async def _watch(self) -> None:
-        """End a connection without a preface, or one whose client does not answer a PING."""
-        limits = self.limits
-        await trio.sleep(limits.preface_timeout)
-        if not self._settings_seen:
-            logger.info("closing the connection of %s: no HTTP/2 preface in time", self.peer)
+        """End a connection without a preface, or one whose client lets us wait for too long."""
+        exhausted = await self._patience.exhausted(self._ping)
+        if exhausted is Exhausted.REST:
+            self._give_up("a frame or a header block takes too long")
+        elif exhausted is Exhausted.CALLS:
+            logger.debug("closing the connection of %s: no calls for long", self.peer)
+            self.shut_down("no calls for long; connect again")
+        else:
+            silent = exhausted is Exhausted.SIGN_OF_LIFE
+            why = "it does not answer" if silent else "no HTTP/2 preface in time"
+            logger.info("closing the connection of %s: %s", self.peer, why)
             self._break()
-            return
-        while True:
-            now = trio.current_time()
-            asleep = self.last_received + limits.keepalive_interval
-            idle = math.inf if self._streams else self._idle_since + limits.idle_timeout
-            begun = self._incomplete_since
-            late = math.inf if begun is None else begun + limits.request_timeout
-            if now >= late:
-                self._give_up("a frame or a header block takes too long")
-                return
-            if now >= idle:
-                logger.debug("closing the connection of %s: no calls for long", self.peer)
-                self.shut_down("no calls for long; connect again")
-                return
-            if now >= asleep and not await self._answers():
-                logger.info("closing the connection of %s: it does not answer", self.peer)
-                self._break()
-                return
-            await trio.sleep_until(min(asleep, idle, late, now + limits.request_timeout))
 
-    async def _answers(self) -> bool:
-        """Ask the client whether it is there."""
-        asked = trio.current_time()
+    def _ping(self) -> None:
         self.write_urgent(http2.frame(http2.PING, 0, 0, b"liftlive"))
-        await trio.sleep_until(asked + self.limits.keepalive_timeout)
-        return self.last_received >= asked
 
     def _give_up(self, reason: str) -> None:
         """End the connection for a client that is not worth it."""
@@ -304,7 +280,7 @@ class Connection:
     def write(self, frames: bytes) -> None:
         """Append complete frames to what the writer sends."""
         self._writer.write(frames)
-        self._control_frames.reset()
+        self._floods.forgive()
 
     async def _wait_drained(self) -> None:
         if self._broken:
@@ -343,7 +319,7 @@ class Connection:
         """Return `size` bytes of the connection's receive window to the client, together with others."""
         self._window_owed += size
         if self._window_owed * 4 >= self.limits.connection_window:
-            self._receive_window += self._window_owed
+            self._frames.window += self._window_owed
             self.write_urgent(http2.window_update(0, self._window_owed))
             self._window_owed = 0
 
@@ -359,11 +335,11 @@ class Connection:
         in_block = self._header_block is not None
         if in_block and (kind != http2.CONTINUATION or stream_id != self._header_stream):
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "another frame inside of a header block")
-        if not self._settings_seen and (kind != http2.SETTINGS or flags & http2.ACK):
+        if not self._patience.greeted and (kind != http2.SETTINGS or flags & http2.ACK):
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         handler = self._handlers.get(kind)
         if handler is None:
-            self._count_control_frame()  # an unknown type: to be ignored
+            self._floods.count_control_frame()  # an unknown type: to be ignored
             return
         try:
             handler(flags, stream_id, payload)
@@ -372,7 +348,7 @@ class Connection:
 
     def _fail_stream(self, failure: StreamFailure) -> None:
         logger.debug("resetting stream %d of %s: %s", failure.stream_id, self.peer, failure)
-        self._count_reset()
+        self._floods.count_reset()
         stream = self._streams.get(failure.stream_id)
         if stream is not None and not stream.finished:
             stream.reset(failure.code)
@@ -381,31 +357,16 @@ class Connection:
             self.write(http2.rst_stream(failure.stream_id, failure.code))
             self.reset_by_server(failure.stream_id)
 
-    def _count_reset(self) -> None:
-        if self._resets.exceeded():
-            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many streams are reset")
-
-    def expect_updates(self, size: int, *, whole: bool) -> None:
-        """So many bytes have left for the client, which will open the windows of stream and connection again.
-
-        However little they were, it may do so when they are `whole`, messages that no window has cut short:
-        else a window that it opens by a byte would be a reason for the next.
-        """
-        self._due_updates += 2 * whole + size // _USUAL_UPDATE
-
-    def _count_control_frame(self) -> None:
-        if self._control_frames.exceeded() or self._all_control_frames.exceeded():
-            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that carry no call")
-
     def _on_data(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
+        """DATA that the reader has not taken: it ends a request, or something about it is unusual."""
         flow_length = len(payload)
         data = http2.without_padding(flags, payload)
-        self._receive_window -= flow_length
-        if self._receive_window < 0:
+        self._frames.window -= flow_length
+        if self._frames.window < 0:
             raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "DATA beyond the connection's window")
         last = flags & http2.END_STREAM
         if not data and not last:
-            self._count_control_frame()
+            self._floods.count_control_frame()
         stream = self._streams.get(stream_id)
         if stream is None:
             self._check_not_idle(stream_id, "DATA")
@@ -413,7 +374,7 @@ class Connection:
             if stream_id not in self._reset_streams:
                 raise StreamFailure(stream_id, ErrorCode.STREAM_CLOSED, "DATA for a stream that has ended")
             return
-        if data or flow_length:
+        if flow_length:
             stream.feed(data, flow_length)
         if last:
             self._end_request(stream)
@@ -440,6 +401,7 @@ class Connection:
         self._check_block_size(len(block))
         if not flags & http2.END_HEADERS:
             self._header_block = bytearray(block)
+            self._frames.in_header_block = True
             self._header_stream, self._header_flags, self._continuations = stream_id, flags, 0
         else:
             self._on_header_block(flags, stream_id, bytes(block))
@@ -456,6 +418,7 @@ class Connection:
         self._header_block += payload
         if flags & http2.END_HEADERS:
             block, self._header_block = bytes(self._header_block), None
+            self._frames.in_header_block = False
             self._on_header_block(self._header_flags, stream_id, block)
 
     def _check_block_size(self, size: int) -> None:
@@ -506,6 +469,7 @@ class Connection:
             return
         stream.streaming = method.streaming
         self._streams[stream_id] = stream
+        self._patience.idle_since = None
         if method.immediate and not last:
             self._undecided[stream_id] = method
         else:
@@ -546,12 +510,12 @@ class Connection:
         del self._streams[stream.id]
         self.pass_room_on()
         if not self._streams:
-            self._idle_since = trio.current_time()
+            self._patience.idle_since = trio.current_time()
             if self._accepted_stream != http2.MAX_STREAM_ID:
                 self._read_scope.cancel()
 
     def _on_priority(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
-        self._count_control_frame()
+        self._floods.count_control_frame()
         http2.check_priority(stream_id, payload)
 
     def _on_rst_stream(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
@@ -559,9 +523,9 @@ class Connection:
         self._check_not_idle(stream_id, "RST_STREAM")
         stream = self._streams.get(stream_id)
         if stream is None:
-            self._count_control_frame()
+            self._floods.count_control_frame()
             return
-        self._count_reset()
+        self._floods.count_reset()
         logger.debug("%s reset stream %d (error code %d)", self.peer, stream_id, code)
         stream.ended = True
         stream.abort(None)
@@ -569,12 +533,12 @@ class Connection:
     def _on_settings(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
         if stream_id:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"SETTINGS for stream {stream_id}")
-        self._count_control_frame()
+        self._floods.count_control_frame()
         if flags & http2.ACK:
             if payload:
                 raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "an ACK of SETTINGS with settings")
             return
-        self._settings_seen = True
+        self._patience.greeted = True
         for name, value in http2.parse_settings(payload):
             if name == http2.SETTINGS_MAX_FRAME_SIZE:
                 self.peer_max_frame_size = value
@@ -600,7 +564,7 @@ class Connection:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"PING for stream {stream_id}")
         if len(payload) != 8:
             raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, f"a PING of {len(payload)} bytes")
-        self._count_control_frame()
+        self._floods.count_control_frame()
         if not flags & http2.ACK:
             self.write_urgent(http2.frame(http2.PING, http2.ACK, 0, bytes(payload)))
 
@@ -608,16 +572,11 @@ class Connection:
         if stream_id:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"GOAWAY for stream {stream_id}")
         # The client opens no more streams; those it has go on until it closes the connection.
-        self._count_control_frame()
+        self._floods.count_control_frame()
 
     def _on_window_update(self, flags: int, stream_id: int, payload: http2.Buffer) -> None:
         increment = http2.parse_uint32(payload, "WINDOW_UPDATE") & http2.MAX_WINDOW
-        if self._due_updates:
-            self._due_updates -= 1
-        else:
-            self._count_control_frame()
-            if increment < _SMALL_UPDATE and self._small_updates.exceeded():
-                raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "too many window updates by a few bytes")
+        self._floods.count_window_update(increment)
         if not stream_id:
             self.send_window += increment
             if not increment:
@@ -636,3 +595,9 @@ class Connection:
     def _check_not_idle(self, stream_id: int, frame: str) -> None:
         if not stream_id or stream_id > self._highest_stream or not stream_id & 1:
             raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, f"{frame} for idle stream {stream_id}")
+
+
+def _too_long(limits: Limits, length: int) -> NoReturn:
+    raise ConnectionFailure(
+        ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes; the limit is {limits.max_frame_size}"
+    )

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from liftbridge import http2
+from liftbridge._wire import InboundStream
 from liftbridge.http2 import ErrorCode, StreamFailure
 
 from . import headers
 from .context import Metadata
 from .errors import Status, StatusCode, rpc_error
-from .framing import MESSAGE_HEADER_SIZE, data_frames, message_frame, whole_messages
+from .framing import MESSAGE_HEADER_SIZE, data_frames, message_frame
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -29,29 +30,27 @@ _CHUNK = 256 * 1024  # at most so much at a time, so that streams of one connect
 _WORTH_AN_UPDATE = 4  # a window is given back in parts of at least its fourth
 
 
-class Stream:
-    """The server's end of one HTTP/2 stream."""
+class Stream(InboundStream):
+    """The server's end of one HTTP/2 stream.
+
+    What arrives is in the C part, `InboundStream`, which the connection's `RequestReader` fills.
+    """
 
     __slots__ = (
         "_ahead",
         "_arrived",
         "_connection",
-        "_inbound",
         "_mid_item",
         "_needed",
         "_responding",
-        "_room",
         "_window_changed",
         "_window_owed",
         "admitted",
-        "ended",
         "final_status",
-        "finished",
         "head",
         "id",
         "over",
         "pending",
-        "receive_window",
         "scope",
         "send_window",
         "started",
@@ -88,10 +87,9 @@ class Stream:
         """The guard was asked."""
         self.over: Callable[[], None] | None = None
         """What the guard wants to be called when the handler has ended."""
-        self._inbound = bytearray()
         self._needed = 0  # bytes the waiting handler cannot do without, 0 if it does not wait
         self._arrived: trio.Event | None = None
-        self._ahead = 0  # bytes of `_inbound` whose window is given back already
+        self._ahead = 0  # bytes of what waits whose window is given back already
         self._window_owed = 0
         self._window_changed: trio.Event | None = None
         self._responding = False
@@ -105,7 +103,7 @@ class Stream:
     # Receiving: called by the connection's reader.
 
     def feed(self, data: "bytes | bytearray", flow_length: int) -> None:
-        """Take the payload of one DATA frame.
+        """Take the payload of a DATA frame that the connection's `RequestReader` has not taken.
 
         Args:
             data: the payload without padding.
@@ -122,10 +120,15 @@ class Stream:
         if self.finished:
             self._connection.give_back(flow_length)
             return
-        if flow_length > len(data):
-            self._give_back(flow_length - len(data))
-        self._inbound += data
-        if self._connection.hold(len(data)):
+        self.add(data, flow_length - len(data))
+        self.settle()
+
+    def settle(self) -> None:
+        """Account for the DATA that has come, and wake the handler if that is what it waits for."""
+        size, padding = self.take_fresh()
+        if padding:
+            self._give_back(padding)
+        if self._connection.hold(size):
             self.abort(
                 Status(
                     StatusCode.RESOURCE_EXHAUSTED,
@@ -133,7 +136,7 @@ class Stream:
                 )
             )
         if self._needed:
-            if len(self._inbound) >= self._needed:
+            if self.waiting >= self._needed:
                 self._wake()
             else:
                 self._give_back_ahead()
@@ -163,13 +166,7 @@ class Stream:
 
     def whole_request(self) -> "bytes | None":
         """Return the only message of a request that has ended, None if it is not exactly one, and well."""
-        inbound = self._inbound
-        length = len(inbound) - MESSAGE_HEADER_SIZE
-        if not 0 <= length <= self._connection.limits.max_request_message:
-            return None
-        if inbound[0] or int.from_bytes(inbound[1:MESSAGE_HEADER_SIZE], "big") != length:
-            return None
-        return bytes(memoryview(inbound)[MESSAGE_HEADER_SIZE:])
+        return self.only_message(self._connection.limits.max_request_message)
 
     # Receiving: called by the handler's task.
 
@@ -180,15 +177,14 @@ class Stream:
             RpcFailedError: the message is too long, compressed or cut off.
         """
         while True:
-            inbound = self._inbound
             needed = MESSAGE_HEADER_SIZE
-            if len(inbound) >= MESSAGE_HEADER_SIZE:
-                length = int.from_bytes(inbound[1:MESSAGE_HEADER_SIZE], "big")
-                self._check_message(inbound[0], length)
+            flag, length = self.first_header()
+            if length >= 0:
+                self._check_message(flag, length)
                 needed += length
-                if len(inbound) >= needed:
-                    message = bytes(memoryview(inbound)[MESSAGE_HEADER_SIZE:needed])
-                    self._consume(needed)
+                if self.waiting >= needed:
+                    message = self.take(needed, MESSAGE_HEADER_SIZE)
+                    self._consumed(needed)
                     return message
             if not await self._wait(needed):
                 return None
@@ -200,10 +196,10 @@ class Stream:
             RpcFailedError: the next message is too long, compressed or cut off.
         """
         while True:
-            end, flag, length = whole_messages(self._inbound, self._connection.limits.max_request_message)
+            end, flag, length = self.whole(self._connection.limits.max_request_message)
             if end:
-                batch = bytes(memoryview(self._inbound)[:end])
-                self._consume(end)
+                batch = self.take(end)
+                self._consumed(end)
                 return batch
             if length >= 0:
                 self._check_message(flag, length)
@@ -227,7 +223,7 @@ class Stream:
     async def _wait(self, needed: int) -> bool:
         """Wait until `needed` bytes are there; return False if the stream has ended before them."""
         if self.ended:
-            if self._inbound:
+            if self.waiting:
                 raise rpc_error(StatusCode.INTERNAL, "the request ends in the middle of a message")
             return False
         self._needed = needed
@@ -240,8 +236,7 @@ class Stream:
             self._arrived = None
         return True
 
-    def _consume(self, size: int) -> None:
-        del self._inbound[:size]
+    def _consumed(self, size: int) -> None:
         self._connection.hold(-size)
         ahead = min(size, self._ahead)
         self._ahead -= ahead
@@ -251,7 +246,7 @@ class Stream:
 
     def _give_back_ahead(self) -> None:
         """Give back the window of an incomplete message, so that the rest of it can come."""
-        size = len(self._inbound) - self._ahead
+        size = self.waiting - self._ahead
         if size and self._connection.partial_bytes + size <= self._connection.limits.max_partial_bytes:
             self._ahead += size
             self._connection.partial_bytes += size
@@ -401,9 +396,9 @@ class Stream:
     def release(self) -> None:
         """Give the connection back what the handler did not read."""
         self._connection.partial_bytes -= self._ahead
-        unread = len(self._inbound) - self._ahead
-        self._connection.hold(-len(self._inbound))
-        self._inbound = bytearray()
+        dropped = self.drop()
+        unread = dropped - self._ahead
+        self._connection.hold(-dropped)
         self._ahead = 0
         if unread:
             self._connection.give_back(unread)

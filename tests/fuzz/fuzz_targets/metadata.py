@@ -69,7 +69,7 @@ def run(data: bytes) -> None:
             continue
         if kind == OPERATION:
             number, body = script.number(), script.string()
-            stored = internal_pb2.Operation(version=1, kind=number % 16, body=body).SerializeToString()
+            stored = internal_pb2.Operation(version=1, kind=number % 64, body=body).SerializeToString()
         else:
             stored = script.string()
         take(state, stored)

@@ -21,6 +21,7 @@ from planted.log import AWAKE, CHECKS, COMPACTING, READING, RECOVERY, REMOVING, 
 from planted.obs import OBSERVING
 from planted.raft import CONSENSUS
 from planted.security import LIMITS, RELOADING, SECURITY
+from planted.speed import FLUSHING, FRAMES, UNARY
 
 __all__ = ["BUGS", "Bug"]
 
@@ -46,6 +47,9 @@ BUGS = (
     + PRINTING
     + FINDING
     + CHANGING
+    + FRAMES
+    + FLUSHING
+    + UNARY
     + CONSENSUS
     + OBSERVING
 )

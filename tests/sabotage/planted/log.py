@@ -88,11 +88,11 @@ SYNCING = (
     ),
     Bug(
         "request-forgotten",
-        "a sync that was asked for is forgotten when its flush is cancelled",
+        "a sync that was asked for is forgotten when there is no thread for it",
         "log/flusher.py",
-        "                        self.request(log, done, failed)\n",
-        "                        del log, done, failed\n",
-        log_tests("flusher.py::test_a_request_cancelled_while_it_waits_for_a_thread_is_kept"),
+        "            taken = {log: self._requests[log] for log in share}\n",
+        "            taken, self._requests = self._requests, {}\n",
+        log_tests("flusher.py::test_a_request_for_which_there_is_no_thread_is_kept"),
     ),
     Bug(
         "ack-before-flush",

@@ -107,7 +107,7 @@ SECURITY = (
     Bug(
         "resets-uncounted",
         "streams that are reset do not count",
-        "rpc/connection.py",
+        "rpc/abuse.py",
         "        if self._resets.exceeded():\n",
         "        if False:\n",
         ("tests/rpc/test_rpc_attacks.py::test_a_flood_of_frames_costs_the_connection",),
@@ -143,7 +143,7 @@ SECURITY = (
     Bug(
         "each-byte-is-progress",
         "a frame that comes byte by byte may take for ever",
-        "rpc/connection.py",
+        "rpc/patience.py",
         "        elif self._incomplete_since is None or (progress and not in_block):\n",
         "        else:\n",
         ("tests/rpc/test_rpc_attacks.py::test_a_frame_that_does_not_end_is_cut_off",),
@@ -154,7 +154,7 @@ LIMITS = (
     Bug(
         "window-back-is-abuse",
         "a client that gives back the window of every answer is taken for one that floods",
-        "rpc/connection.py",
+        "rpc/abuse.py",
         "        self._due_updates += 2 * whole + size // _USUAL_UPDATE\n",
         "        self._due_updates += size // _USUAL_UPDATE\n",
         ("tests/rpc/test_rpc_attacks.py::test_a_client_that_gives_back_every_answer_at_once_is_no_attacker",),
@@ -162,7 +162,7 @@ LIMITS = (
     Bug(
         "crumbs-forgiven",
         "a client may open its window byte by byte, and each byte is a frame to send",
-        "rpc/connection.py",
+        "rpc/abuse.py",
         "        self._due_updates += 2 * whole + size // _USUAL_UPDATE\n",
         "        self._due_updates += 2 + size // _USUAL_UPDATE\n",
         ("tests/rpc/test_rpc_attacks.py::test_window_updates_by_a_byte_each_behind_the_byte_before",),
@@ -186,7 +186,7 @@ LIMITS = (
     Bug(
         "flood-forgiven",
         "whoever is sent something may send any number of frames that carry no call",
-        "rpc/connection.py",
+        "rpc/abuse.py",
         "if self._control_frames.exceeded() or self._all_control_frames.exceeded():",
         "if self._control_frames.exceeded():",
         ("tests/rpc/test_rpc_attacks.py::test_a_flood_between_calls",),
