@@ -52,7 +52,7 @@ def test_a_follower_that_is_ahead_diverges_and_counts_for_nothing():
 
 
 def test_a_follower_in_front_of_the_log_begins_anew():
-    log = log_of((2, 6))
+    log = log_of((2, 4), (2, 2))
     log.retain(4)
     machine = leader(log)
     assert machine.state(said("b", 3, 2), 0.0) == BeginAt(EPOCH, 1, 4)
@@ -60,10 +60,13 @@ def test_a_follower_in_front_of_the_log_begins_anew():
 
 
 def test_a_follower_without_anything_fits_wherever_the_log_goes():
-    log = log_of((2, 6))
+    log = log_of((2, 4), (2, 2))
     log.retain(4)
     machine = leader(log)
     assert machine.state(said("b", 5, 0, log_start=5), 0.0) == Accepted(EPOCH, 1, -1)
+    # The leader's log has forgotten an epoch without records there; so it is no matter.
+    assert machine.state(said("b", 4, 1, log_start=4, session=2), 0.0) == Accepted(EPOCH, 2, -1)
+    assert machine.state(said("b", 4, 1, session=3), 0.0) == Diverging(EPOCH, 3, -1, 4)
     assert machine.state(said("c", 7, 0, log_start=7), 0.0) == BeginAt(EPOCH, 1, 4)
 
 

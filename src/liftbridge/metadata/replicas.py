@@ -37,6 +37,7 @@ from liftbridge.metadata.elections import (
     elected,
     led_by,
     led_uncleanly_by,
+    recoverable,
     with_isr,
     without,
 )
@@ -259,6 +260,9 @@ class Changes:
             return Refusal.NOT_ELIGIBLE
         if in_sync or any(self._brokers.alive(broker) for broker in partition.elr):
             return Refusal.NOT_ALLOWED
+        if change.mode is Mode.RECOVERED:
+            known = change.leader in partition.last_known and recoverable(partition, self._brokers)
+            return None if known else Refusal.NOT_ALLOWED
         if change.mode is Mode.UNCLEAN and not stream.guarantees.unclean_election:
             return Refusal.NOT_ALLOWED
         return None
@@ -300,6 +304,7 @@ class Changes:
             settled,
             replicas=target,
             elr=tuple(broker for broker in settled.elr if broker in target),
+            last_known=tuple(broker for broker in settled.last_known if broker in target),
             adding=(),
             removing=(),
             epoch=self._index,

@@ -39,7 +39,6 @@ from liftbridge.replication.acks import AckGate, AckLimits
 from liftbridge.replication.isr import Basis, InSync, Unknown
 from liftbridge.replication.lease import Lease
 from liftbridge.replication.messages import (
-    NO_EPOCH,
     Accepted,
     Answer,
     Batch,
@@ -186,11 +185,11 @@ class Leader:
             return BeginAt(self.epoch, statement.session, start)
         if statement.last_epoch == self.epoch and self.epoch_start <= end <= log.next_offset:
             return None  # the usual case, and cheap
-        if statement.last_epoch == NO_EPOCH and statement.log_start == end:
-            # It has nothing, and nothing to be compared; only it must not begin behind the leader's end.
-            return None if end <= log.next_offset else BeginAt(self.epoch, statement.session, start)
         epochs = log.epochs
         epoch, epoch_end = end_of_epoch(epochs, statement.last_epoch, log.next_offset)
+        if epoch < 0 and statement.log_start == end:
+            # It has no record, and nothing to be compared; only it must not begin behind the leader's end.
+            return None if end <= log.next_offset else BeginAt(self.epoch, statement.session, start)
         if epoch == statement.last_epoch:
             if dict(epochs)[epoch] <= end <= epoch_end:
                 return None
