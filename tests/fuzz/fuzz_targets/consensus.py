@@ -1,9 +1,8 @@
 """Messages between nodes of the consensus, as a stranger or another version would send them.
 
 Checked: bytes are a message or a CodecError; a message that was read is written and read as the same; a node,
-whether it follows or leads, takes it, its term, commit index and log stay what they may be, and what it
-says can
-be read by others; or it names with an InvariantError what cannot be, and is not used any more.
+whether it follows or leads, takes it, its term, commit index and log stay what they may be, and what it says
+can be read by others; or it names with an InvariantError what cannot be, and is not used any more.
 """
 
 from __future__ import annotations
