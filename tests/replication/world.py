@@ -64,7 +64,6 @@ class Node:
         self.sessions: Iterator[int] = itertools.count(1)
         self.up = False
         self.role: Leader | Follower | None = None
-        self.stuck = False
 
     @property
     def leader(self) -> Leader:
@@ -153,7 +152,6 @@ class World:
         node.epoch = changed.broker.epoch
         node.sessions = sessions_of(node.epoch)
         node.up = True
-        node.stuck = False
         self.doubtful.discard(name)
         if learn:
             self.learn(name)
@@ -388,7 +386,7 @@ class World:
             assert action.reason is None, action
             self._say(node.name, follower.begin())
         elif isinstance(action, Damaged):
-            node.stuck = True
+            raise AssertionError(f"{node.name} takes its log for damaged, and it is whole: {action}")
         elif isinstance(action, Wait):
             pass
 
