@@ -64,7 +64,6 @@ class Node:
         self.sessions: Iterator[int] = itertools.count(1)
         self.up = False
         self.role: Leader | Follower | None = None
-        self.stuck = False
 
     @property
     def leader(self) -> Leader:
@@ -153,7 +152,6 @@ class World:
         node.epoch = changed.broker.epoch
         node.sessions = sessions_of(node.epoch)
         node.up = True
-        node.stuck = False
         self.doubtful.discard(name)
         if learn:
             self.learn(name)
@@ -388,7 +386,7 @@ class World:
             assert action.reason is None, action
             self._say(node.name, follower.begin())
         elif isinstance(action, Damaged):
-            node.stuck = True
+            raise AssertionError(f"{node.name} takes its log for damaged, and it is whole: {action}")
         elif isinstance(action, Wait):
             pass
 
@@ -498,7 +496,8 @@ class World:
                 continue
             record = node.log.records[offset]
             assert len(role.isr.committed) >= self.guarantees.min_isr, f"J-12: {offset}"
-            if not self.doubtful:
+            # A leader that has not heard yet that somebody is out may count what that one had.
+            if not self.doubtful and role.isr.epoch == self.partition.epoch:
                 holders = [each for each in self.nodes.values() if each.log.records.get(offset) == record]
                 assert len(holders) >= self.guarantees.min_isr, f"J-12: {offset}"
             self.exposed[offset] = record

@@ -66,7 +66,7 @@ class Electorate:
             return (
                 record.state is not BrokerState.ACTIVE,
                 broker != self.wish,
-                broker != partition.replicas[0],
+                partition.replicas[:1] != (broker,),
                 self.led.get(broker, 0),
                 record.rack == rack,
                 broker,

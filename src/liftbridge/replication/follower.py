@@ -80,7 +80,7 @@ class Misfit(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Restate:
-    """Send `Follower.begin`. A `reason` other than None is a defect somewhere, to be counted and logged."""
+    """Send `Follower.begin`. A `reason` is a defect somewhere, to be counted and logged; None is none."""
 
     reason: Misfit | None = None
 
@@ -222,6 +222,8 @@ class Follower:
             self._committed(message.high_watermark)
             return NOTHING
         if isinstance(message, BeginAt):
+            if self._log.next_offset >= message.log_start:
+                return self._restate()  # what was on its way when it was said has brought it there
             return self._begin_at(message.log_start)
         return self._diverging(message)
 
