@@ -164,11 +164,12 @@ class Server:
                 servers = await self._start_embedded(embedded, data)
                 turn = Turn()
                 ingest, acks, publisher = self._connections(servers, data.server_id, turn)
-                for connection in (ingest.connection, acks, publisher.connection):
+                to_nats = (ingest.connection, acks, publisher.connection)
+                for connection in to_nats:
                     connections.start_soon(connection.run)
                 listeners = await self._bind()
                 host, port = listeners[0].socket.getsockname()[:2]
-                await _wait_for_nats(servers, (ingest.connection, acks, publisher.connection))
+                await _wait_for_nats(servers, to_nats)
                 controller = await metadata.enter_async_context(self._controller(data))
                 flusher, cleaner, autopause = Flusher(turn), _cleaner(config), AutoPause()
                 space = DiskSpace(data.path, config.streams.disk_min_free)
@@ -229,7 +230,7 @@ class Server:
                     controller,
                     streams,
                     publisher,
-                    (ingest.connection, acks, publisher.connection),
+                    to_nats,
                     flusher,
                     space,
                     server,

@@ -6,10 +6,9 @@ What is in the files is told in `journal_format.py`, and how they are read after
 Both kinds of file come into being by renaming a synced file, so a header is never half written, and the
 record a journal begins with, hard state and entries behind its base, is there as soon as the file is. A
 snapshot is taken by beginning a new journal, then storing the snapshot of that index, then deleting what is
-older than
-the snapshot before it: two snapshots are kept with the journals since the older one, so one damaged snapshot
-costs nothing. Older journals are kept while somebody has yet to read them (`keep_after`). A snapshot without
-the journal of the same index is one whose journal was lost.
+older than the snapshot before it: two snapshots are kept with the journals since the older one, so one
+damaged snapshot costs nothing. Older journals are kept while somebody has yet to read them (`keep_after`). A
+snapshot without the journal of the same index is one whose journal was lost.
 
 Invariants:
 - `save` returns when all of it is on the disk. Indices are consecutive; an entry with an index that is there
@@ -113,10 +112,9 @@ class Journal:
     snapshot_bytes: int = 64 * 1024 * 1024
     failed: str | None = None
     keep_after: int | None = None
-    _hard_state: HardState = field(default_factory=lambda: HardState(0, None))
+    _hard_state: HardState = field(default_factory=HardState)
     _entries: list[Entry] = field(default_factory=list, repr=False)  # behind the base
     _base: int = 0
-    _base_term: int = 0
     _snapshot_index: int = 0  # of the newest snapshot known to be good, 0 without one
     _descriptor: int = -1
     _sequence: int = 0
@@ -182,7 +180,6 @@ class Journal:
             _hard_state=found.hard_state,
             _entries=found.entries[found.base - snapshot_index :],
             _base=found.base,
-            _base_term=found.term_at(found.base),
             _snapshot_index=snapshot_index,
             _sequence=found.sequence,
             _hook=hook,
@@ -201,11 +198,6 @@ class Journal:
     def base(self) -> int:
         """Index of the entry before the first of the newest journal."""
         return self._base
-
-    @property
-    def last_term(self) -> int:
-        """Term of the newest entry, 0 without one."""
-        return self._entries[-1].term if self._entries else self._base_term
 
     def save(self, hard_state: HardState | None, entries: Sequence[Entry] = ()) -> None:
         """Store a term and a vote, and entries; all of it is on the disk when this returns.
@@ -313,7 +305,7 @@ class Journal:
             self._attach(path, len(data))
         except OSError as error:
             raise self._fail("be opened", error) from error
-        self._base, self._base_term, self._entries = base, base_term, entries
+        self._base, self._entries = base, entries
         self._sequence = len(records)
         self._hook("journal changed")
 

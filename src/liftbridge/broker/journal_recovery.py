@@ -41,7 +41,7 @@ from liftbridge.raft import Entry, HardState, Snapshot
 
 logger = logging.getLogger("liftbridge.metadata")
 
-_NO_STATE = HardState(0, None)
+_NO_STATE = HardState()
 
 
 @dataclass

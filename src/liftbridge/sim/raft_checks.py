@@ -101,10 +101,6 @@ class Checks:
         self._committed[index], self._chains[index] = term, chain
         self._entries[index, term] = (EntryKind.EMPTY, b"", 0)
 
-    def leader_of(self, term: int) -> NodeId | None:
-        """Who led in a term."""
-        return self._leaders.get(term)
-
     # ---- a process ----
 
     def started(self, host: Host) -> None:
