@@ -32,7 +32,7 @@ from tables import machine_line, table
 from liftbridge import http2
 from liftbridge.bench import machine
 from liftbridge.bench.cpu import CpuMeter
-from liftbridge.bench.publisher import greet
+from liftbridge.bench.sockets import greet
 from liftbridge.proto import api_grpc, api_pb2
 
 STREAM_PARTITIONS = 100

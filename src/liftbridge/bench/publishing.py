@@ -65,11 +65,10 @@ class Publishers:
         Raises:
             BenchError: a message was refused or has no ack, an ack is one too many, the connection broke.
         """
-        limiter = trio.CapacityLimiter(len(self._members))
         async with trio.open_nursery() as nursery:
             for connection, publisher in self._members:
                 nursery.start_soon(
-                    receive_in_thread, connection, _running(publisher, connection, self._load), limiter
+                    receive_in_thread, connection, _running(publisher, connection, self._load)
                 )
         publishers = [publisher for _, publisher in self._members]
         published = Published(
