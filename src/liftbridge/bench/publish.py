@@ -95,7 +95,9 @@ def add_rate(parser: argparse.ArgumentParser, without: str, rate: float = 0.0) -
 
 def rate_of(load: Load) -> str:
     """What is told of the rate of a load."""
-    return f"{load.rate:,.0f}/s, open loop" if load.rate else "closed loop"
+    if load.rate:
+        return f"{load.rate:,.0f}/s, open loop"
+    return "closed loop" if load.acked else "as fast as it is taken"
 
 
 def load_of(options: argparse.Namespace, *, stamped: bool = False) -> Load:
