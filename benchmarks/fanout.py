@@ -18,11 +18,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import trio
+from liftbridge.bench.publisher import greet, publish_lines
 
 from liftbridge.bench import machine, replay, streams
 from liftbridge.bench.cpu import CpuMeter
 from liftbridge.bench.ingest import fill
-from liftbridge.bench.publisher import greet, publish_lines
 from liftbridge.bench.server import ServerUnderTest, own_server
 from liftbridge.proto import api_pb2
 

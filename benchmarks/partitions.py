@@ -38,8 +38,8 @@ from tables import Spent, machine_line, spread, table
 from liftbridge.bench import machine
 from liftbridge.bench._load import process_cpu_ns
 from liftbridge.bench.cpu import CpuMeter
-from liftbridge.bench.sockets import greet
 from liftbridge.bench.server import SERVING, command
+from liftbridge.bench.sockets import greet
 from liftbridge.log import BatchBuilder, Log, LogOptions
 from liftbridge.proto import api_grpc, api_pb2
 

@@ -2,8 +2,8 @@
 
 A server's CPU time goes to system calls that copy, to C that walks over bytes, and to the Python interpreter;
 each has its part here, done with what the interpreter brings, so that nothing of ours changes it. Its time
-divides that of the server where two machines are to be compared, or one at two times: a virtual machine is not
-equally fast from one quarter of an hour to the next.
+divides that of the server where two machines are to be compared, or one at two times: a virtual machine is
+not equally fast from one quarter of an hour to the next.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TIMES = 5
 
 
 def measure(directory: Path) -> dict[str, float]:
-    """Return CPU ms of each part, the best of `TIMES`, and their sum as `all`.
+    """Return CPU ms of each part, the best of `TIMES`.
 
     Args:
         directory: where the files are that the servers' data is compared with.
@@ -37,8 +37,7 @@ def measure(directory: Path) -> dict[str, float]:
             "file": lambda: [os.pwrite(file.fileno(), data, number * BLOCK) for number in range(BLOCKS)],
             "socket": lambda: _through_a_socket(data),
         }
-        best = {name: min(_cpu_ms(work) for _ in range(TIMES)) for name, work in parts.items()}
-    return {**best, "all": sum(best.values())}
+        return {name: min(_cpu_ms(work) for _ in range(TIMES)) for name, work in parts.items()}
 
 
 def _cpu_ms(work: Callable[[], object]) -> float:

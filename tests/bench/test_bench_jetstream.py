@@ -94,7 +94,13 @@ def test_what_the_server_refuses_is_the_reason(data, text):
 
 @pytest.mark.parametrize(
     "data",
-    [b"HTTP/1.1 400 Bad Request\r\n", b"MSG a b c d e f 1\r\nx\r\n", b"MSG orders\r\n", delivery(1)[:-1] + b"x", b"\n"],
+    [
+        b"HTTP/1.1 400 Bad Request\r\n",
+        b"MSG a b c d e f 1\r\nx\r\n",
+        b"MSG orders\r\n",
+        delivery(1)[:-1] + b"x",
+        b"\n",
+    ],
 )
 def test_what_is_not_nats_is_an_error(data):
     with pytest.raises(ProtocolError, match="not the NATS protocol"):

@@ -20,9 +20,9 @@ cdef class JetStreamCounter(Receiver):
     """The receiving half of a NATS connection with one ordered consumer, which does what ordered consumers of NATS
     clients do: it notices a message that is missing by the consumer's sequence, and keeps the flow going.
 
-    The connection has subscribed with the id 1 to where messages come, and with the id 2 to where the answer comes to the
-    call that makes the consumer. A push consumer asks for an answer to its flow control now and then; a pull consumer is
-    asked for the next `batch` messages whenever less than half of as many are still to come.
+    The connection has subscribed with the id 1 to where messages come, and with the id 2 to where the answer comes to
+    the call that makes the consumer. A push consumer asks for an answer to its flow control now and then; a pull
+    consumer is asked for the next `batch` messages whenever less than half of as many are still to come.
 
     Args:
         stamped: how many messages there are whose values begin with a stamp; 0 does not look at values.

@@ -133,7 +133,7 @@ cdef class NatsPublisher(Publisher):
 cdef int nats_item(
     const uint8_t* p, size_t size, int64_t limit, size_t* line, size_t* payload
 ) noexcept nogil:
-    """Look at the line at `p`: its length without its end goes to `line`, and that of the payload behind it to `payload`.
+    """Look at the line at `p`: its length without its end goes to `line`, that of the payload behind it to `payload`.
 
     Returns NATS_MESSAGE for a message that is there with its payload, NATS_CONTROL for a line that is none,
     NATS_INCOMPLETE while something is missing, NATS_BROKEN for what no NATS server sends, or a payload above `limit`.

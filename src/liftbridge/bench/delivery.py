@@ -31,8 +31,8 @@ class Delivered:
 
     Attributes:
         published: what the publishers did. received: what each subscriber did. pids: the processes of the
-        target. used: their CPU seconds. latency: from when a message was due, or was sent in a closed loop, to its
-        arrival, of all subscribers.
+        target. used: their CPU seconds. latency: from when a message was due, or was sent in a closed loop,
+        to its arrival, of all subscribers.
     """
 
     published: Published

@@ -1,4 +1,4 @@
-"""`liftbridge-bench ingest`: plain NATS messages into one partition, as fast as NATS takes them, or at a rate.
+"""`liftbridge-bench ingest`: plain NATS messages into one partition, as fast as they are taken or at a rate.
 
 The clock runs from the first message until the server reports the last one as committed, which under the sync
 policy `always` means on disk. The publishers want no acks, so nothing holds them back but NATS: a server that
@@ -70,7 +70,7 @@ async def run(options: argparse.Namespace) -> list[Result]:
         measured = await publish.run_once(target, load, label)
         return rounds.Measured({**measured.figures, "nats_alone_messages_per_second": alone})
 
-    settings = {
+    settings: dict[str, str | int | bool] = {
         "messages": load.messages,
         "size": load.size,
         "publishers": load.publishers,

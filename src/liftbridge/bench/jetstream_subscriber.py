@@ -1,9 +1,9 @@
 """An ordered consumer of JetStream on a NATS connection: makes it, lets `_load` count, checks how it ended.
 
-Ordered consumers are how JetStream is read from its beginning without acks, and the fastest way there is: kept
-in memory, one replica, no redelivery, and the client notices by their sequence when a message is missing. Two
-kinds are documented. To one that *pushes* the server sends until its flow control, which the client answers,
-holds it back; from one that is *pulled* the client asks for so many messages at a time.
+Ordered consumers are how JetStream is read from its beginning without acks, and the fastest way there is:
+kept in memory, one replica, no redelivery, and the client notices by their sequence when a message is
+missing. Two kinds are documented. To one that *pushes* the server sends until its flow control, which the
+client answers, holds it back; from one that is *pulled* the client asks for so many messages at a time.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class OrderedConsumer(Subscriber):
                 counter.pull(self._request(stream, name), PULL_MESSAGES)
             counter.receive(fd, messages, SILENCE_MS)
         except RefusedError as error:
-            raise BenchError(f"JetStream refuses: {error.detail.decode('utf-8', 'replace').strip()}") from error
+            raise BenchError(
+                f"JetStream refuses: {error.detail.decode('utf-8', 'replace').strip()}"
+            ) from error
         except (OSError, ProtocolError) as error:
             raise BenchError(f"the consumer broke off after {self.messages} messages: {error}") from error
         end = time.monotonic_ns()

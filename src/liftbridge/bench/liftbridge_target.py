@@ -39,7 +39,7 @@ class LiftbridgeTarget(Target):
         return high_watermark + 1, newest + 1
 
     def publisher(self, stream: str, load: Load, share: Share) -> tuple[socket.socket, Publisher]:
-        """Connect a publisher of plain messages, envelopes, `PublishAsync`, or for a window of 1 `Publish`."""
+        """Connect a publisher over NATS, of `PublishAsync`, or for a window of 1 of `Publish`."""
         value = messages.value(load.size, stamped=load.stamped)
         if load.via != "grpc":
             return self._nats_publisher(stream, load, share, value)

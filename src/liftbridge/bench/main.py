@@ -74,7 +74,9 @@ async def _run(workload: Workload, options: argparse.Namespace) -> list[report.R
 
 def _verdict(results: Sequence[report.Result]) -> int:
     # What another system loses is in the table; it is no fault of the server under test.
-    ours = [result for result in results if result.settings.get("target") == results[0].settings.get("target")]
+    ours = [
+        result for result in results if result.settings.get("target") == results[0].settings.get("target")
+    ]
     lost = sum(run.get("lost") or 0 for result in ours for run in result.runs)
     if lost:
         print(f"liftbridge-bench: {lost:,.0f} messages were lost", file=sys.stderr)

@@ -89,7 +89,8 @@ def add_rate(parser: argparse.ArgumentParser, without: str, rate: float = 0.0) -
         type=_rate,
         default=rate,
         help="messages a second, all publishers together: an open loop, in which each message has a time at "
-        f"which it is to be sent, and latency counts from there ({f'{rate:.0f}; 0: ' if rate else ''}{without})",
+        "which it is to be sent, and latency counts from there "
+        f"({f'{rate:.0f}; 0: ' if rate else ''}{without})",
     )
 
 

@@ -67,9 +67,7 @@ class Publishers:
         """
         async with trio.open_nursery() as nursery:
             for connection, publisher in self._members:
-                nursery.start_soon(
-                    receive_in_thread, connection, _running(publisher, connection, self._load)
-                )
+                nursery.start_soon(receive_in_thread, connection, _running(publisher, connection, self._load))
         publishers = [publisher for _, publisher in self._members]
         published = Published(
             first_ns=min(publisher.first_ns for publisher in publishers),

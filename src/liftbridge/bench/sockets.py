@@ -1,4 +1,7 @@
-"""Blocking sockets in threads, under Trio's cancellation, for loops that nothing is to disturb; the NATS handshake."""
+"""Blocking sockets in threads, under Trio's cancellation, for loops that nothing is to disturb.
+
+And the NATS handshake on such a socket.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,7 @@ def connect(address: tuple[str, int]) -> socket.socket:
     return connection
 
 
-async def receive_in_thread(
-    connection: socket.socket, receive: Callable[[], T]
-) -> T:
+async def receive_in_thread(connection: socket.socket, receive: Callable[[], T]) -> T:
     """Run `receive`, which receives from `connection`, in a thread of its own; returns what it returns.
 
     When the caller is cancelled, the socket is shut down, so that `receive` sees its end and the thread is
