@@ -106,9 +106,9 @@ def scale(
     if other:
         there = ", ".join(baseline["machine"][name] for name in other)
         return ratio, (
-            f"The baseline is of another machine ({there}): multiplied by {ratio:.2f}, what the reference work "
-            "takes here over what it took there. That is an estimate; `make bench-baseline` at the commit "
-            "to compare with writes a baseline of this machine."
+            f"The baseline is of another machine ({there}): multiplied by {ratio:.2f}, what the reference "
+            "work takes here over what it took there. That is an estimate; `make bench-baseline` at the "
+            "commit to compare with writes a baseline of this machine."
         )
     if ratio > 1.0:
         return (

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import purerpc
 import trio
 
-from liftbridge.bench import e2e, ingest, machine, mixed, output, publish, recover, report, subscribe
+from liftbridge.bench import e2e, ingest, machine, mixed, output, publish, recover, report, sockets, subscribe
 from liftbridge.bench.errors import BenchError
 
 if sys.version_info < (3, 11):
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     described = machine.describe()
     try:
         output.check(options)
+        sockets.allow_many()  # there may be thousands of subscribers
         results = trio.run(_run, options.workload, options)
         output.write(options, described, results)
     except (Exception, BaseExceptionGroup, KeyboardInterrupt) as error:

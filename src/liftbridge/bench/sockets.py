@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import socket
 from collections.abc import Callable
 from typing import TypeVar
@@ -25,6 +26,12 @@ def connect(address: tuple[str, int]) -> socket.socket:
     connection = socket.create_connection(address, timeout=CONNECT_SECONDS)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
+
+
+def allow_many() -> None:
+    """Let this process and its children have as many sockets and files as they may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def receive_in_thread(connection: socket.socket, receive: Callable[[], T]) -> T:
