@@ -4,6 +4,7 @@ import argparse
 import json
 import socket
 import struct
+import threading
 import time
 
 import pytest
@@ -130,16 +131,34 @@ def test_stamps_are_read_where_they_are_wanted():
 
 
 async def test_heartbeats_are_no_messages(monkeypatch):
-    """A server that says that it lives, and delivers one message of two."""
+    """A server that goes on saying that it lives, and delivers one message of two."""
     monkeypatch.setattr(jetstream_subscriber, "SILENCE_MS", 100)
     ours, theirs = socket.socketpair()
+    cut_off = []
+
+    def live() -> None:
+        stop = time.monotonic() + 20
+        while time.monotonic() < stop:
+            try:
+                theirs.sendall(status(b"100 Idle Heartbeat"))
+            except OSError:
+                cut_off.append(True)
+                return
+            time.sleep(0.01)
+
     with ours, theirs:
-        theirs.sendall(ANSWER + delivery(1) + status(b"100 Idle Heartbeat"))
-        with pytest.raises(BaseException) as failed:  # a nursery makes a group of it
-            await OrderedConsumer(ours, "_INBOX.a", "push").follow("orders", 2)
+        theirs.sendall(ANSWER + delivery(1))
+        server = threading.Thread(target=live)
+        server.start()
+        try:
+            with pytest.raises(BaseException) as failed:  # a nursery makes a group of it
+                await OrderedConsumer(ours, "_INBOX.a", "push").follow("orders", 2)
+        finally:
+            server.join()
     (error,) = leaves(failed.value)
     assert isinstance(error, BenchError)
     assert "broke off after 1 messages: nothing came from the server for 0.1 s" in str(error)
+    assert cut_off  # the consumer went while there were still heartbeats
 
 
 @pytest.mark.parametrize("kind", KINDS)
