@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metadata_cases import create, creates, deletes, of_partitions
+from metadata_cases import create, creates, deletes, of_brokers, of_partitions, of_replicas
 
 from liftbridge.metadata.model import StreamSettings, settings_of_request
 from liftbridge.metadata.operations import OperationError, decode
 from liftbridge.proto import api_pb2, internal_pb2
 
 
-@given(creates | deletes | of_partitions)
+@given(creates | deletes | of_partitions | of_brokers | of_replicas)
 def test_what_is_decoded_is_what_was_encoded(operation):
     assert decode(operation.encode()) == operation
     assert decode(operation.encode()).encode() == operation.encode()
@@ -32,7 +32,7 @@ def test_garbage_is_an_error_that_says_so(data):
         decode(data)
 
 
-@given(creates | deletes | of_partitions, st.data())
+@given(creates | deletes | of_partitions | of_brokers | of_replicas, st.data())
 def test_a_changed_byte_gives_an_operation_or_an_error(operation, data):
     stored = bytearray(operation.encode())
     position = data.draw(st.integers(0, len(stored) - 1))

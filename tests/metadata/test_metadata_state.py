@@ -8,7 +8,7 @@ import uuid
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from metadata_cases import BROKERS, copy_of, create, histories, run
+from metadata_cases import BROKERS, cluster_histories, copy_of, create, histories, run
 
 from liftbridge.metadata.errors import MetadataCode, MetadataError
 from liftbridge.metadata.operations import DeleteStream, decode
@@ -25,7 +25,7 @@ def replayed(operations, state=None):
     return state
 
 
-@given(histories)
+@given(histories | cluster_histories)
 def test_replay_equals_snapshot_plus_rest_at_every_prefix(history):
     accepted = run(history)
     operations = [operation for _, operation in accepted]
@@ -37,9 +37,10 @@ def test_replay_equals_snapshot_plus_rest_at_every_prefix(history):
         assert list(rest.streams.values()) == list(whole.streams.values())
         assert [rest.load(broker) for broker in BROKERS] == [whole.load(broker) for broker in BROKERS]
         assert list(rest.deleted_ids) == list(whole.deleted_ids)
+        assert list(rest.brokers.values()) == list(whole.brokers.values())
 
 
-@given(histories)
+@given(histories | cluster_histories)
 def test_counts_follow_from_the_streams(history):
     state = replayed([operation for _, operation in run(history)])
     partitions = [partition for stream in state.streams.values() for partition in stream.partitions]

@@ -85,6 +85,9 @@ def test_append_5_the_commit_index_goes_as_far_as_the_message_proves():
     assert core.commit == 2
     core.step(append(core, (3, 2), (), commit=1))
     assert core.commit == 2, "it does not go back"
+    silent = node(2, 2, 2)
+    silent.step(append(silent, (2, 2), (), commit=9))
+    assert silent.commit == 2, "a heartbeat proves what is before it"
 
 
 def test_nothing_is_acknowledged_before_the_disk_has_it():
@@ -142,6 +145,12 @@ def test_a_vote_is_told_when_the_disk_has_it():
     assert ready.messages == []
     assert ready.hard_state == HardState(4, 2)
     assert [reply.granted for reply in ready.later] == [True]
+
+
+def test_a_vote_is_stored_also_in_a_term_that_the_disk_has():
+    core = node(2, term=4)
+    core.step(vote_request(core, (2, 2), term=4))
+    assert core.ready().hard_state == HardState(4, 2)
 
 
 def test_a_vote_in_advance_binds_nobody():

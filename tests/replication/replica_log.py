@@ -1,5 +1,4 @@
-"""A log in memory that the machines of replication can be run on, with a disk that loses what was not
-synced."""
+"""A log in memory that the machines of replication can be run on; its disk loses what was not synced."""
 
 from __future__ import annotations
 
@@ -36,6 +35,7 @@ class ReplicaLog:
         self.batches: list[Stored] = []
         self._base = start
         self._synced_batches = 0
+        self._records: dict[int, tuple[int, str]] | None = None
 
     @property
     def next_offset(self) -> int:
@@ -62,12 +62,14 @@ class ReplicaLog:
     @property
     def records(self) -> dict[int, tuple[int, str]]:
         """(epoch, payload) by offset."""
-        return {
-            batch.first + at: (batch.epoch, record)
-            for batch in self.batches
-            for at, record in enumerate(batch.records)
-            if batch.first + at >= self.start_offset
-        }
+        if self._records is None:
+            self._records = {
+                batch.first + at: (batch.epoch, record)
+                for batch in self.batches
+                for at, record in enumerate(batch.records)
+                if batch.first >= self.start_offset
+            }
+        return self._records
 
     def append(self, epoch: int, *records: str) -> None:
         """What a leader does, and what it does first, without records."""
@@ -77,6 +79,10 @@ class ReplicaLog:
         assert batch.first == self.next_offset, (batch, self.next_offset)
         assert batch.epoch >= self.last_epoch, (batch, self.last_epoch)
         self.batches.append(batch)
+        if self._records is not None:
+            self._records.update(
+                {batch.first + at: (batch.epoch, record) for at, record in enumerate(batch.records)}
+            )
 
     def behind(self, offset: int, epoch: int) -> list[Stored]:
         """The batches behind a log that ends there in that epoch, as `SendFrom` says."""
@@ -91,6 +97,7 @@ class ReplicaLog:
 
     def lose_unsynced(self) -> None:
         del self.batches[self._synced_batches :]
+        self._records = None
 
     def truncate(self, offset: int) -> None:
         """As `log.Log.truncate`."""
@@ -99,13 +106,18 @@ class ReplicaLog:
             for batch in self.batches
             if batch.next_offset <= offset and not (batch.first == offset and not batch.records)
         ]
+        self._records = None
         self.sync()
 
     def restart(self, offset: int) -> None:
         self.start_offset = self._base = offset
         self.batches = []
+        self._records = None
         self.sync()
 
     def retain(self, offset: int) -> None:
-        """Retention has removed everything before `offset`."""
-        self.start_offset = max(self.start_offset, offset)
+        """Retention removes the batches before the one that `offset` is in, as far as they are on disk."""
+        offset = min(offset, self.synced_offset)
+        start = max((batch.first for batch in self.batches if batch.first <= offset), default=0)
+        self.start_offset = max(self.start_offset, start)
+        self._records = None

@@ -162,6 +162,12 @@ def test_in_front_of_the_leaders_log_everything_is_dropped():
     assert (statement.next_offset, statement.last_epoch, statement.log_start) == (20, 0, 20)
 
 
+def test_what_has_got_there_meanwhile_is_kept():
+    machine = follower(log_of((2, 6)), high_watermark=5)
+    assert machine.receive(BeginAt(EPOCH, 1, 4)) == Restate()
+    assert machine.begin().next_offset == 6
+
+
 def test_nothing_in_common_drops_what_is_not_committed_only():
     assert follower(log_of((1, 6)), high_watermark=3).receive(Diverging(EPOCH, 1, -1, 4)) == Restart(4)
     assert follower(log_of((1, 6)), high_watermark=4).receive(Diverging(EPOCH, 1, -1, 4)) == Damaged(4, 4)

@@ -27,6 +27,7 @@ def refused(refusal: Refusal = Refusal.PARTITION_EPOCH) -> Result:
 def test_admitted_is_who_has_everything_that_may_be_committed():
     log = log_of((2, 6))
     machine = leader(log, ("a",), min_isr=1)
+    machine.state(said("b", 6), 0.5)  # it is caught up, and a moment later it is not
     log.append(EPOCH, "x", "y")
     machine.commit()
     machine.state(said("b", 7), 1.0)
@@ -41,7 +42,7 @@ def test_the_start_of_the_epoch_has_to_be_reached_too():
     machine.state(said("b", 6, 2), 1.0)
     assert machine.propose(1.0) == change("a", "c", "b")
     machine = leader(log_of((2, 6)), ("a", "c"), high_watermark=2)
-    machine.state(said("b", 5, 2), 1.0)
+    machine.state(said("b", 6, 2), 1.0)
     machine.state(said("b", 5, 2, session=2), 2.0)
     assert machine.propose(2.0) is None
 

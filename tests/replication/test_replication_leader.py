@@ -52,19 +52,42 @@ def test_a_follower_that_is_ahead_diverges_and_counts_for_nothing():
 
 
 def test_a_follower_in_front_of_the_log_begins_anew():
-    log = log_of((2, 6))
+    log = log_of((2, 4), (2, 2))
     log.retain(4)
     machine = leader(log)
     assert machine.state(said("b", 3, 2), 0.0) == BeginAt(EPOCH, 1, 4)
     assert machine.state(said("b", 4, 2, session=2), 0.0) == Accepted(EPOCH, 2, -1)
 
 
+def test_what_retention_has_removed_while_it_was_on_its_way_is_no_difference():
+    log = log_of((2, 2), (2, 2), (4, 2))
+    machine = leader(log, ("a",), min_isr=1)
+    machine.state(said("b", 2, 2), 0.0)
+    sent = [batch.span for batch in log.behind(2, 2)]
+    assert machine.data("b", 1, sent[:3]) is not None  # up to offset 6
+    log.retain(4)
+    assert machine.state(said("b", 2, 2), 1.0) == Accepted(EPOCH, 1, 5)
+    assert machine.state(said("b", 4, 2), 1.0) == Accepted(EPOCH, 1, 5)
+    assert machine.state(said("b", 4, 2, session=2), 1.0) == Diverging(EPOCH, 2, -1, 4)
+
+
+def test_what_was_not_sent_before_retention_removed_it_is_gone():
+    log = log_of((2, 2), (2, 2), (4, 2))
+    machine = leader(log, ("a",), min_isr=1)
+    machine.state(said("b", 2, 2), 0.0)
+    log.retain(4)
+    assert machine.state(said("b", 2, 2), 1.0) == BeginAt(EPOCH, 1, 4)
+
+
 def test_a_follower_without_anything_fits_wherever_the_log_goes():
-    log = log_of((2, 6))
+    log = log_of((2, 4), (2, 2))
     log.retain(4)
     machine = leader(log)
     assert machine.state(said("b", 5, 0, log_start=5), 0.0) == Accepted(EPOCH, 1, -1)
-    assert machine.state(said("c", 7, 0, log_start=7), 0.0) == BeginAt(EPOCH, 1, 4)
+    # The leader's log has forgotten an epoch without records there; so it is no matter.
+    assert machine.state(said("b", 4, 1, log_start=4, session=2), 0.0) == Accepted(EPOCH, 2, -1)
+    assert machine.state(said("b", 4, 1, session=3), 0.0) == Diverging(EPOCH, 3, -1, 4)
+    assert machine.state(said("c", 7, 0, log_start=7), 0.0) == Diverging(EPOCH, 1, -1, 4)
 
 
 # -- fencing

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+from histories import History
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -32,15 +34,19 @@ class Replication(RuleBasedStateMachine):
         role = self.world.nodes[name].role
         return isinstance(role, Leader) and not role.retired
 
-    @rule(name=names, count=st.integers(1, 3))
-    def publish(self, name: str, count: int) -> None:
-        if self._leads(name):
-            self.world.publish(name, count)
+    def _leaders(self) -> list[str]:
+        return [name for name in BROKERS if self._leads(name)]
 
-    @rule(link=links, limit=st.integers(0, 3))
-    def send(self, link: tuple[str, str], limit: int) -> None:
-        if self._leads(link[0]):
-            self.world.send(*link, limit)
+    @precondition(lambda self: self._leaders())
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def publish(self, data: st.DataObject, count: int) -> None:
+        self.world.publish(data.draw(st.sampled_from(self._leaders())), count)
+
+    @precondition(lambda self: self._leaders())
+    @rule(data=st.data(), limit=st.integers(0, 3))
+    def send(self, data: st.DataObject, limit: int) -> None:
+        name = data.draw(st.sampled_from(self._leaders()))
+        self.world.send(name, data.draw(st.sampled_from([each for each in BROKERS if each != name])), limit)
 
     @rule(link=links, count=st.integers(1, 5))
     def deliver(self, link: tuple[str, str], count: int) -> None:
@@ -74,9 +80,10 @@ class Replication(RuleBasedStateMachine):
     def time(self, passed: float) -> None:
         self.world.now += passed
 
-    @rule(name=names, applied=st.booleans(), answered=st.booleans())
-    def alter_isr(self, name: str, applied: bool, answered: bool) -> None:
-        if self._leads(name):
+    @precondition(lambda self: self._leaders())
+    @rule(data=st.data(), applied=st.booleans(), answered=st.booleans())
+    def alter_isr(self, data: st.DataObject, applied: bool, answered: bool) -> None:
+        for name in [data.draw(st.sampled_from(self._leaders()))]:
             change = self.world.nodes[name].leader.propose(self.world.now)
             if change is not None:
                 if not applied:
@@ -119,24 +126,66 @@ class Replication(RuleBasedStateMachine):
         if role is not None:
             self.world.nodes[name].log.retain(role.high_watermark - 1)
 
+    # What usually comes together, so that much happens.
+
+    @rule(name=names, power=st.booleans(), known=st.booleans())
+    def dies(self, name: str, power: bool, known: bool) -> None:
+        if self.world.nodes[name].up:
+            self.world.crash(name, power=power)
+            self.world.fence(name)
+            for other in BROKERS:
+                if known and other != name:
+                    self.world.learn(other)
+
+    @rule(name=names)
+    def comes_back(self, name: str) -> None:
+        world = self.world
+        if not world.nodes[name].up:
+            world.start(name, Ended.UNCLEAN if name in world.doubtful else Ended.CLEAN)
+            world.unfence(name)
+            for other in BROKERS:
+                world.learn(other)
+            world.pump()
+            if world.partition.leader and self._leads(world.partition.leader):
+                world.alter_isr(world.partition.leader)
+
+    @rule(name=names, known=st.booleans(), itself=st.booleans())
+    def hands_over(self, name: str, known: bool, itself: bool) -> None:
+        before = self.world.partition.leader
+        self.world.transfer(name)
+        for other in BROKERS:
+            if known and (itself or other != before):
+                self.world.learn(other)
+
     def teardown(self) -> None:
         if not hasattr(self, "world"):
             return
-        world = self.world
-        world.settle()
-        partition = world.partition
-        assert partition.leader, partition
-        assert set(partition.isr) == set(BROKERS), partition
-        leader = world.nodes[partition.leader]
-        assert leader.leader.high_watermark == leader.log.next_offset - 1
-        for node in world.nodes.values():
-            start = max(node.log.start_offset, leader.log.start_offset)
-            for offset in range(start, leader.log.next_offset):
-                assert node.log.records[offset] == leader.log.records[offset]
-            assert node.log.next_offset == leader.log.next_offset
-            assert node.role is not None
-            assert node.role.high_watermark == leader.leader.high_watermark
+        self.world.settle()
+        self.world.check_settled()
 
 
 Replication.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 TestReplication = Replication.TestCase
+
+
+@pytest.mark.parametrize("first", range(0, 400, 40))
+def test_long_histories(first: int) -> None:
+    for seed in range(first, first + 40):
+        history = History(seed)
+        try:
+            history.run(150)
+            history.world.settle()
+            history.world.check_settled()
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}") from error
+
+
+def test_long_histories_with_elections_that_cost_something() -> None:
+    for seed in range(10_000, 10_060):
+        history = History(seed, forced=True)
+        try:
+            history.run(150)
+            history.world.settle()
+            history.world.check_settled()
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}") from error

@@ -1,6 +1,5 @@
 """Three brokers with one partition: real metadata, real machines, logs in memory, and messages that go
-nowhere by
-themselves. Everything that happens is a call, so a test says what happens, and in which order.
+nowhere by themselves. Everything that happens is a call, so a test says what happens, and in which order.
 
 What must hold is checked at every step; the names are those of the specification's invariants:
 
@@ -28,13 +27,23 @@ from replica_log import ReplicaLog, Stored
 
 from liftbridge.metadata.broker_operations import Ended, FenceBroker, RegisterBroker, UnfenceBroker
 from liftbridge.metadata.brokers import BrokerState
+from liftbridge.metadata.elections import most_complete, recoverable
 from liftbridge.metadata.model import Guarantees, Partition, StreamSettings
 from liftbridge.metadata.operations import CreateStream, Operation
 from liftbridge.metadata.placement import Placement
 from liftbridge.metadata.replica_operations import AlterIsr, ChangeLeaders, IsrChange, LeaderChange, Mode
 from liftbridge.metadata.replicas import Changed, Result
 from liftbridge.metadata.state import ClusterState
-from liftbridge.replication.follower import Append, Damaged, Follower, Restart, Restate, Truncate, Wait
+from liftbridge.replication.follower import (
+    Append,
+    Damaged,
+    Follower,
+    Restart,
+    Restate,
+    Truncate,
+    Wait,
+    sessions_of,
+)
 from liftbridge.replication.isr import Unknown
 from liftbridge.replication.leader import Leader
 from liftbridge.replication.messages import Data, Diverging, Fence, Fenced, Statement
@@ -55,7 +64,6 @@ class Node:
         self.sessions: Iterator[int] = itertools.count(1)
         self.up = False
         self.role: Leader | Follower | None = None
-        self.stuck = False
 
     @property
     def leader(self) -> Leader:
@@ -95,6 +103,7 @@ class World:
         self.acked: dict[int, str] = {}
         self.appenders: dict[int, str] = {}
         self.unclean_epoch = 0
+        self.given_up = 0  # unclean epoch whose leader has shown what is left
         self.doubtful: set[str] = set()  # they have lost data, and the metadata does not know yet
         self.actions: list[object] = []
         self._incarnations = itertools.count(100)
@@ -141,9 +150,8 @@ class World:
         node = self.nodes[name]
         changed = self.apply(RegisterBroker(name, uuid.UUID(int=next(self._incarnations)), ended=ended))
         node.epoch = changed.broker.epoch
-        node.sessions = itertools.count(1)
+        node.sessions = sessions_of(node.epoch)
         node.up = True
-        node.stuck = False
         self.doubtful.discard(name)
         if learn:
             self.learn(name)
@@ -162,6 +170,13 @@ class World:
         )
         return changed.results[0]
 
+    def recover(self) -> None:
+        """The controller asks the last known replicas what they have, and makes the best one leader."""
+        if recoverable(self.partition, self.state.registry):
+            ends = {name: self.nodes[name].log for name in self.partition.last_known}
+            best = most_complete({name: (log.last_epoch, log.next_offset) for name, log in ends.items()})
+            assert self.transfer(best, Mode.RECOVERED).refusal is None
+
     def learn(self, name: str) -> None:
         """A broker hears of the metadata as they are, and takes its role."""
         node, partition = self.nodes[name], self.partition
@@ -172,6 +187,7 @@ class World:
                 node.role.metadata(partition, self.active, self.now)
             else:
                 node.role.metadata(partition)
+            self.check()
             return
         node.end_role()
         if partition.leader == name:
@@ -188,7 +204,8 @@ class World:
             self.connect(name)
 
     def _lead(self, node: Node, partition: Partition) -> None:
-        if partition.unclean_epoch == partition.leader_epoch:
+        if self.given_up < partition.unclean_epoch:
+            self.given_up = partition.unclean_epoch
             # What it does not have is lost, and recorded to be.
             self.exposed = {
                 offset: record
@@ -306,7 +323,7 @@ class World:
             self.links[name, other].append(statement)
 
     def send(self, name: str, to: str, limit: int = 100) -> bool:
-        """A leader sends a follower batches it has not had, or a heartbeat; whether any."""
+        """A leader sends a follower what it has not had, or a heartbeat; whether there was anything."""
         leader = self.nodes[name].leader
         place = leader.send_from(to)
         if place is None:
@@ -369,7 +386,7 @@ class World:
             assert action.reason is None, action
             self._say(node.name, follower.begin())
         elif isinstance(action, Damaged):
-            node.stuck = True
+            raise AssertionError(f"{node.name} takes its log for damaged, and it is whole: {action}")
         elif isinstance(action, Wait):
             pass
 
@@ -419,6 +436,7 @@ class World:
             if not node.up:
                 self.start(name, Ended.UNCLEAN if name in self.doubtful else Ended.CLEAN, learn=False)
             self.unfence(name)
+        self.recover()
         for _ in range(8):
             for name in BROKERS:
                 self.learn(name)
@@ -437,6 +455,21 @@ class World:
                 self.alter_isr(self.partition.leader)
                 self.pump()
 
+    def check_settled(self) -> None:
+        """After `settle`: there is a leader, all are in sync, all is committed, and all logs are equal."""
+        partition = self.partition
+        assert partition.leader, partition
+        assert set(partition.isr) == set(BROKERS), partition
+        leader = self.nodes[partition.leader]
+        assert leader.leader.high_watermark == leader.log.next_offset - 1
+        for node in self.nodes.values():
+            assert node.role is not None
+            assert node.role.high_watermark == leader.leader.high_watermark
+            assert node.log.next_offset == leader.log.next_offset
+            assert node.log.last_epoch == leader.log.last_epoch
+            for offset in range(max(node.log.start_offset, leader.log.start_offset), leader.log.next_offset):
+                assert node.log.records[offset] == leader.log.records[offset]
+
     # -- what must hold
 
     def check(self) -> None:
@@ -449,12 +482,11 @@ class World:
                 continue  # what it exposes may have been given up
             if isinstance(role, Leader):
                 self._expose(node, role)
-            else:
+            elif role.readable:
+                records = node.log.records
                 for offset in range(node.log.start_offset, role.high_watermark + 1):
                     if offset in self.exposed:
-                        assert node.log.records.get(offset) == self.exposed[offset], (
-                            f"J-15: {node.name} {offset}"
-                        )
+                        assert records.get(offset) == self.exposed[offset], f"J-15: {node.name} {offset}"
         self._check_logs()
         self._check_isr()
 
@@ -464,13 +496,15 @@ class World:
                 continue
             record = node.log.records[offset]
             assert len(role.isr.committed) >= self.guarantees.min_isr, f"J-12: {offset}"
-            if not self.doubtful:
+            # A leader that has not heard yet that somebody is out may count what that one had.
+            if not self.doubtful and role.isr.epoch == self.partition.epoch:
                 holders = [each for each in self.nodes.values() if each.log.records.get(offset) == record]
                 assert len(holders) >= self.guarantees.min_isr, f"J-12: {offset}"
             self.exposed[offset] = record
             self.acked[offset] = record[1]
+        records = node.log.records
         for offset in range(node.log.start_offset, role.high_watermark + 1):
-            assert node.log.records[offset] == self.exposed.get(offset), f"J-05: {node.name} {offset}"
+            assert records[offset] == self.exposed.get(offset), f"J-05: {node.name} {offset}"
         for offset, uid in self.acked.items():
             assert self.exposed[offset][1] == uid, "J-01"
 
@@ -486,12 +520,12 @@ class World:
         if partition is None or partition.leader_epoch < self.unclean_epoch:
             return
         for name in (*partition.isr, *partition.elr):
-            if name in self.doubtful or partition.unclean_epoch == partition.leader_epoch:
+            if name in self.doubtful or self.given_up < partition.unclean_epoch:
                 continue
-            log = self.nodes[name].log
+            log, records = self.nodes[name].log, self.nodes[name].log.records
             for offset, record in self.exposed.items():
                 if offset >= log.start_offset:
-                    assert log.records.get(offset) == record, f"J-11: {name} lacks {offset}"
+                    assert records.get(offset) == record, f"J-11: {name} lacks {offset}"
 
 
 def vars_of(progress: object) -> dict[str, object]:

@@ -246,9 +246,12 @@ class Consensus:
             return snapshot
 
         try:
-            self.core.compact(await trio.to_thread.run_sync(take))
+            snapshot = await trio.to_thread.run_sync(take)
         except JournalError as error:
             logger.error("%s", error)  # noqa: TRY400 (the text says it all)
+            return
+        if self.core.log.term_at(index) == term:  # no snapshot of a leader has come meanwhile
+            self.core.compact(snapshot)
 
     def _give_up_lost_proposals(self) -> None:
         if self._waiting and not self.core.is_leader:

@@ -188,6 +188,8 @@ class Journal:
             _hook=hook,
         )
         journal._attach(journal_path(directory, found.base), found.end)
+        # A killed process may have left what it wrote in the page cache; from now on it counts as stored.
+        sync_file(journal._descriptor)
         return journal, Recovered(found.hard_state, found.snapshot, found.entries)
 
     @property

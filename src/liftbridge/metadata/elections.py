@@ -6,9 +6,9 @@ Pure functions from one immutable partition to the next. The order of who may le
 2. Eligible leader replicas (ELR, KIP-966). A replica that leaves the in-sync ones when too few stay for
    anything to be committed has every committed message for as long as they are too few: so long it is
    remembered.
-3. The last leader, when neither of these sets has anybody left: each of them has come back without its last
-   messages, and then the one that led before has most, as far as anybody knows. Unless it may have lost
-   more than those.
+3. The most complete of the last known replicas, when neither of these sets has anybody left: each of their
+   members has come back without what it had not synced. One that was alone leads again by itself; of several,
+   all have to be alive and asked what they have (`most_complete`), as in KIP-966's balanced recovery.
 4. Any replica, only if the stream or an operator allows it: the one with the most (`most_complete`).
 
 3 and 4 may lose committed messages, so they are recorded in the partition (`unclean_epoch`).
@@ -59,15 +59,14 @@ class Electorate:
         first replica; then one that leads little; then one in another rack than the last leader's.
         """
         records = self.brokers.by_id
-        last = partition.leader or partition.last_leader
-        rack = records[last].rack if last in records else ""
+        rack = records[partition.leader].rack if partition.leader in records else ""
 
         def order(broker: str) -> tuple[bool, bool, bool, int, bool, str]:
             record = records[broker]
             return (
                 record.state is not BrokerState.ACTIVE,
                 broker != self.wish,
-                broker != partition.replicas[0],
+                partition.replicas[:1] != (broker,),
                 self.led.get(broker, 0),
                 record.rack == rack,
                 broker,
@@ -100,11 +99,14 @@ def with_isr(partition: Partition, members: Collection[str], guarantees: Guarant
     Those that leave, and those that were eligible, are eligible when the members are fewer than `min_isr`.
     """
     isr = tuple(broker for broker in partition.replicas if broker in members)
-    eligible: set[str] = set()
-    if len(isr) < guarantees.min_isr:
-        eligible = {*partition.elr, *partition.isr} - set(isr)
+    if len(isr) >= guarantees.min_isr:
+        return replace(partition, isr=isr, elr=(), last_known=())
+    eligible = {*partition.elr, *partition.isr} - set(isr)
     return replace(
-        partition, isr=isr, elr=tuple(broker for broker in partition.replicas if broker in eligible)
+        partition,
+        isr=isr,
+        elr=tuple(broker for broker in partition.replicas if broker in eligible),
+        last_known=_others(partition.last_known, *isr),
     )
 
 
@@ -113,7 +115,7 @@ def led_by(partition: Partition, leader: str, index: int, guarantees: Guarantees
     assert leader in partition.isr or leader in partition.elr, (leader, partition)
     if leader not in partition.isr:
         partition = with_isr(partition, {*partition.isr, leader}, guarantees)
-    return replace(partition, leader=leader, leader_epoch=index, epoch=index, last_leader="")
+    return replace(partition, leader=leader, leader_epoch=index, epoch=index)
 
 
 def led_uncleanly_by(partition: Partition, leader: str, index: int) -> Partition:
@@ -125,7 +127,7 @@ def led_uncleanly_by(partition: Partition, leader: str, index: int) -> Partition
         elr=(),
         leader_epoch=index,
         epoch=index,
-        last_leader="",
+        last_known=(),
         unclean_epoch=index,
     )
 
@@ -133,13 +135,7 @@ def led_uncleanly_by(partition: Partition, leader: str, index: int) -> Partition
 def offline(partition: Partition, index: int, guarantees: Guarantees) -> Partition:
     """The partition without a leader: those that are in sync are eligible from now on."""
     partition = with_isr(partition, (), guarantees)
-    return replace(
-        partition,
-        leader="",
-        leader_epoch=index,
-        epoch=index,
-        last_leader=partition.leader or partition.last_leader,
-    )
+    return replace(partition, leader="", leader_epoch=index, epoch=index)
 
 
 def elected(
@@ -156,9 +152,8 @@ def elected(
         leader = electorate.best(partition, _others(partition.elr, not_by))
     if leader:
         return led_by(partition, leader, index, guarantees)
-    last = partition.leader or partition.last_leader
-    if not partition.elr and electorate.best(partition, _others(partition.replicas, not_by, only=last)):
-        return led_uncleanly_by(partition, last, index)
+    if recoverable(partition, electorate.brokers) and len(partition.last_known) == 1 and not not_by:
+        return led_uncleanly_by(partition, partition.last_known[0], index)
     return offline(partition, index, guarantees)
 
 
@@ -180,22 +175,35 @@ def without(
         loss: what it may lack; if anything, it must not lead before it has caught up.
     """
     leads = partition.leader == broker
-    trusted = (broker in partition.elr and loss is not Loss.NONE) or (
-        broker == partition.last_leader and loss is Loss.ANYTHING
-    )
-    if not leads and broker not in partition.isr and not trusted:
+    trusted = {*partition.isr, *(partition.elr if loss is not Loss.NONE else ())}
+    if loss is Loss.ANYTHING:
+        trusted.update(partition.last_known)
+    if not leads and broker not in trusted:
         return partition
     left = with_isr(partition, _others(partition.isr, broker), guarantees)
     if loss is not Loss.NONE:
-        left = replace(left, elr=_others(left.elr, broker))
-    if left.leader and not leads:
+        known = _others(left.last_known, broker)
+        if loss is Loss.UNSYNCED and len(left.isr) < guarantees.min_isr:
+            known = (*known, broker)
+        left = replace(left, elr=_others(left.elr, broker), last_known=known)
+    if not leads:
         return replace(left, epoch=index)
     # The epoch of its leadership ends also when nobody else can lead.
-    left = elected(left, index, guarantees, electorate, not_by=broker)
-    if left.last_leader == broker and loss is Loss.ANYTHING:
-        left = replace(left, last_leader="")
-    return left
+    return elected(left, index, guarantees, electorate, not_by=broker)
 
 
-def _others(brokers: Iterable[str], broker: str, only: str | None = None) -> tuple[str, ...]:
-    return tuple(each for each in brokers if each != broker and only in (None, each))
+def recoverable(partition: Partition, brokers: Brokers) -> bool:
+    """Whether the most complete of the last known replicas may lead.
+
+    That is so when nobody is left who has everything, and all of them can be asked what they have.
+    """
+    return bool(
+        not partition.isr
+        and not partition.elr
+        and partition.last_known
+        and all(brokers.alive(broker) for broker in partition.last_known)
+    )
+
+
+def _others(brokers: Iterable[str], *without: str) -> tuple[str, ...]:
+    return tuple(each for each in brokers if each not in without)

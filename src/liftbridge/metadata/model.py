@@ -116,7 +116,8 @@ class Partition:
         readonly_times: when it became readonly or writable.
         elr: eligible leader replicas, which left the in-sync ones when nothing could be committed without
             them any more: they have every committed message (KIP-966).
-        last_leader: who led last, as long as nobody leads; "" otherwise.
+        last_known: replicas that were in sync or eligible when too few stayed, and have lost what they had
+            not synced: the most complete of them has what is left, should nobody else be.
         unclean_epoch: leader epoch of the last election that may have lost committed messages, 0 for none.
         adding: those of `replicas` that a reassignment adds, until they are in sync.
         removing: those of `replicas` that it removes then.
@@ -133,7 +134,7 @@ class Partition:
     pause_times: Times = NEVER
     readonly_times: Times = NEVER
     elr: tuple[str, ...] = ()
-    last_leader: str = ""
+    last_known: tuple[str, ...] = ()
     unclean_epoch: int = 0
     adding: tuple[str, ...] = ()
     removing: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ class Mode(Enum):
     CLEAN = 0  # nothing: the leader has every committed message
     UNCLEAN = 1  # committed messages, as the stream allows it
     FORCED = 2  # committed messages, as an operator wants it
+    RECOVERED = 3  # what the last known replicas have lost, whose most complete one this is
 
 
 @dataclass(frozen=True, slots=True)

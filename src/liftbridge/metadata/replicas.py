@@ -28,6 +28,7 @@ from liftbridge.metadata.broker_operations import (
     RegisterBroker,
     UnfenceBroker,
     UnregisterBroker,
+    Wishes,
     WithdrawReplicas,
 )
 from liftbridge.metadata.brokers import Broker, Brokers, BrokerState
@@ -37,6 +38,7 @@ from liftbridge.metadata.elections import (
     elected,
     led_by,
     led_uncleanly_by,
+    recoverable,
     with_isr,
     without,
 )
@@ -259,6 +261,9 @@ class Changes:
             return Refusal.NOT_ELIGIBLE
         if in_sync or any(self._brokers.alive(broker) for broker in partition.elr):
             return Refusal.NOT_ALLOWED
+        if change.mode is Mode.RECOVERED:
+            known = change.leader in partition.last_known and recoverable(partition, self._brokers)
+            return None if known else Refusal.NOT_ALLOWED
         if change.mode is Mode.UNCLEAN and not stream.guarantees.unclean_election:
             return Refusal.NOT_ALLOWED
         return None
@@ -300,6 +305,7 @@ class Changes:
             settled,
             replicas=target,
             elr=tuple(broker for broker in settled.elr if broker in target),
+            last_known=tuple(broker for broker in settled.last_known if broker in target),
             adding=(),
             removing=(),
             epoch=self._index,
@@ -333,12 +339,46 @@ def preferred_leaders(streams: Mapping[str, Stream], brokers: Brokers) -> tuple[
 
     How many of them at a time, and how fast, is up to the caller.
     """
-    return tuple(
-        LeaderChange(stream.stream_id, partition.id, partition.epoch, partition.replicas[0])
-        for stream in streams.values()
-        for partition in stream.partitions
-        if partition.leader not in ("", partition.replicas[0])
-        and partition.replicas[0] in partition.isr
-        and (record := brokers.by_id.get(partition.replicas[0])) is not None
-        and record.state is BrokerState.ACTIVE
-    )
+    found = []
+    for stream in streams.values():
+        for partition in stream.partitions:
+            preferred = next(iter(partition.replicas), "")
+            record = brokers.by_id.get(preferred)
+            if (
+                partition.leader not in ("", preferred)
+                and preferred in partition.isr
+                and record is not None
+                and record.state is BrokerState.ACTIVE
+            ):
+                found.append(LeaderChange(stream.stream_id, partition.id, partition.epoch, preferred))
+    return tuple(found)
+
+
+def wished_leaders(
+    streams: Mapping[str, Stream],
+    brokers: Brokers,
+    broker: str,
+    synced: Mapping[tuple[uuid.UUID, int], Mapping[str, int]],
+) -> Wishes:
+    """Whom to wish for instead of a broker that is to lead no more: who has synced most.
+
+    Arguments:
+        streams, brokers: as they are.
+        broker: whose leaderships are to go.
+        synced: by stream UUID and partition id, how far each replica is known to have synced. Partitions and
+            replicas that are not known are left to the operation.
+    """
+    wishes = []
+    for stream in streams.values():
+        for partition in stream.partitions:
+            known = synced.get((stream.stream_id, partition.id), {})
+            candidates = [
+                each for each in partition.isr if each != broker and each in known and brokers.alive(each)
+            ]
+            if partition.leader == broker and candidates:
+                most = max(known[each] for each in candidates)
+                # Of equals the operation may take its pick, by what else it knows.
+                best = [each for each in candidates if known[each] == most]
+                if len(best) == 1:
+                    wishes.append((stream.stream_id, partition.id, best[0]))
+    return tuple(wishes)

@@ -393,7 +393,7 @@ class BrokerRecord(_message.Message):
     def __init__(self, broker: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., broker_epoch: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., rack: _Optional[str] = ..., feature_level: _Optional[int] = ..., ended: _Optional[int] = ..., state: _Optional[int] = ...) -> None: ...
 
 class PartitionState(_message.Message):
-    __slots__ = ("replicas", "isr", "leader", "leader_epoch", "epoch", "paused", "readonly", "pause_first_ns", "pause_latest_ns", "readonly_first_ns", "readonly_latest_ns", "elr", "last_leader", "unclean_epoch", "adding", "removing")
+    __slots__ = ("replicas", "isr", "leader", "leader_epoch", "epoch", "paused", "readonly", "pause_first_ns", "pause_latest_ns", "readonly_first_ns", "readonly_latest_ns", "elr", "last_known", "unclean_epoch", "adding", "removing")
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     ISR_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
@@ -406,7 +406,7 @@ class PartitionState(_message.Message):
     READONLY_FIRST_NS_FIELD_NUMBER: _ClassVar[int]
     READONLY_LATEST_NS_FIELD_NUMBER: _ClassVar[int]
     ELR_FIELD_NUMBER: _ClassVar[int]
-    LAST_LEADER_FIELD_NUMBER: _ClassVar[int]
+    LAST_KNOWN_FIELD_NUMBER: _ClassVar[int]
     UNCLEAN_EPOCH_FIELD_NUMBER: _ClassVar[int]
     ADDING_FIELD_NUMBER: _ClassVar[int]
     REMOVING_FIELD_NUMBER: _ClassVar[int]
@@ -422,11 +422,11 @@ class PartitionState(_message.Message):
     readonly_first_ns: int
     readonly_latest_ns: int
     elr: _containers.RepeatedScalarFieldContainer[str]
-    last_leader: str
+    last_known: _containers.RepeatedScalarFieldContainer[str]
     unclean_epoch: int
     adding: _containers.RepeatedScalarFieldContainer[str]
     removing: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, replicas: _Optional[_Iterable[str]] = ..., isr: _Optional[_Iterable[str]] = ..., leader: _Optional[str] = ..., leader_epoch: _Optional[int] = ..., epoch: _Optional[int] = ..., paused: bool = ..., readonly: bool = ..., pause_first_ns: _Optional[int] = ..., pause_latest_ns: _Optional[int] = ..., readonly_first_ns: _Optional[int] = ..., readonly_latest_ns: _Optional[int] = ..., elr: _Optional[_Iterable[str]] = ..., last_leader: _Optional[str] = ..., unclean_epoch: _Optional[int] = ..., adding: _Optional[_Iterable[str]] = ..., removing: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, replicas: _Optional[_Iterable[str]] = ..., isr: _Optional[_Iterable[str]] = ..., leader: _Optional[str] = ..., leader_epoch: _Optional[int] = ..., epoch: _Optional[int] = ..., paused: bool = ..., readonly: bool = ..., pause_first_ns: _Optional[int] = ..., pause_latest_ns: _Optional[int] = ..., readonly_first_ns: _Optional[int] = ..., readonly_latest_ns: _Optional[int] = ..., elr: _Optional[_Iterable[str]] = ..., last_known: _Optional[_Iterable[str]] = ..., unclean_epoch: _Optional[int] = ..., adding: _Optional[_Iterable[str]] = ..., removing: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StreamState(_message.Message):
     __slots__ = ("name", "subject", "group", "stream_id", "creation_ns", "settings", "partitions", "resume_all", "guarantees")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import islice
 
 from liftbridge.raft.invariant import InvariantError
 from liftbridge.raft.messages import Entry, EntryKind, Members, SnapshotMeta
@@ -109,7 +108,7 @@ class Log:
         """Entries behind an index for a message: at most `count` and `size` bytes, but at least one."""
         taken: list[Entry] = []
         start = index - self.base_index
-        for entry in islice(self._entries, start, start + count):
+        for entry in self._entries[start : start + count]:
             size -= len(entry.data)
             if taken and size < 0:
                 break

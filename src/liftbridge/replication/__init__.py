@@ -31,5 +31,5 @@ watermark* and an acked offset are those of the record itself, -1 before the fir
 
 Epochs: leader epochs are indices of the metadata log, above 0; 0 is the epoch of a log that never had one. A
 broker epoch is the index of a registration. A session is numbered by the follower's broker, which never
-uses a number twice in one broker epoch.
+uses a number twice (`follower.sessions_of`).
 """

@@ -25,11 +25,13 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import count
 from typing import TypeAlias
 
 from liftbridge.log.epochs import end_of_epoch
 from liftbridge.metadata.model import Partition
 from liftbridge.replication.messages import (
+    NO_EPOCH,
     Accepted,
     Batch,
     BeginAt,
@@ -78,7 +80,7 @@ class Misfit(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Restate:
-    """Send `Follower.begin`. A `reason` other than None is a defect somewhere, to be counted and logged."""
+    """Send `Follower.begin`. A `reason` is a defect somewhere, to be counted and logged; None is none."""
 
     reason: Misfit | None = None
 
@@ -110,6 +112,12 @@ Action: TypeAlias = Append | Truncate | Restart | Restate | Wait | Damaged | Not
 NOTHING = Nothing()
 
 
+def sessions_of(broker_epoch: int) -> Iterator[int]:
+    """Numbers for the sessions of a broker, in all partitions: none is used again after a restart, as data
+    for the run before it may be on its way."""
+    return count(broker_epoch << 24)
+
+
 class Follower:
     """The follower of a partition.
 
@@ -118,7 +126,7 @@ class Follower:
         partition: as the metadata has it, with another leader.
         log: its log.
         high_watermark: what it knew to be committed before.
-        sessions: numbers of sessions; ascending, and shared by all followers of the broker.
+        sessions: those of `sessions_of`, shared by all followers of the broker.
     """
 
     def __init__(
@@ -142,12 +150,19 @@ class Follower:
         self._sessions = sessions
         self._session: int | None = None
         self._stated: tuple[int, int, int] | None = None
+        self._accepted = False
         self.damaged = False
 
     @property
     def high_watermark(self) -> int:
         """The last offset here that is committed, -1 for none."""
         return self._high_watermark
+
+    @property
+    def readable(self) -> bool:
+        """Whether what is up to the high watermark may be read here. Not as long as an unclean election may
+        have made something else of it."""
+        return not self.damaged and (self._accepted or not self._may_lose)
 
     def metadata(self, partition: Partition) -> bool:
         """The metadata is so now; returns whether this is the same leader epoch still."""
@@ -203,9 +218,12 @@ class Follower:
         if isinstance(message, Data):
             return self._data(message)
         if isinstance(message, Accepted):
+            self._accepted = True
             self._committed(message.high_watermark)
             return NOTHING
         if isinstance(message, BeginAt):
+            if self._log.next_offset >= message.log_start:
+                return self._restate()  # what was on its way when it was said has brought it there
             return self._begin_at(message.log_start)
         return self._diverging(message)
 
@@ -284,7 +302,9 @@ class Follower:
         if message.epoch < 0:
             return self._begin_at(message.end_offset)
         _, own_end = end_of_epoch(log.epochs, message.epoch, log.next_offset)
-        target = max(min(own_end, message.end_offset), log.start_offset)
+        target = min(own_end, message.end_offset)
+        if target <= log.start_offset:
+            return self._begin_at(target)
         if message.epoch >= log.last_epoch and target >= log.next_offset:
             return self._restate(Misfit.NO_PROGRESS)
         if target <= self._high_watermark:
@@ -295,13 +315,15 @@ class Follower:
         return Truncate(target)
 
     def _begin_at(self, offset: int) -> Action:
-        """Nothing of the log is in the leader's. What is dropped of it is in front of where that begins."""
-        empty = self._log.start_offset == self._log.next_offset
-        if offset <= self._high_watermark and not empty:
-            if not self._may_lose:
-                return self._damage(offset)
-            self._high_watermark = self._told = offset - 1
-        if empty and offset == self._log.next_offset and self._log.last_epoch <= 0:
+        """Nothing of the log is in the leader's. What is dropped of it is in front of where that begins,
+        unless it was not committed."""
+        if offset <= self._high_watermark and not self._may_lose:
+            return self._damage(offset)
+        if (self._log.start_offset, self._log.next_offset, self._log.last_epoch) == (
+            offset,
+            offset,
+            NO_EPOCH,
+        ):
             return self._restate(Misfit.NO_PROGRESS)
         self._high_watermark = self._told = min(self._high_watermark, offset - 1)
         self._session = None

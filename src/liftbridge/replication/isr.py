@@ -1,4 +1,4 @@
-"""The in-sync replicas of a partition as its leader keeps them (B6).
+"""The in-sync replicas of a partition as its leader keeps them.
 
 The committed set is the metadata's. The leader watches its followers and proposes another set, as a
 compare-and-set on the partition epoch, one proposal at a time. Until it knows what became of one, both

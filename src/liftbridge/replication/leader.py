@@ -39,7 +39,6 @@ from liftbridge.replication.acks import AckGate, AckLimits
 from liftbridge.replication.isr import Basis, InSync, Unknown
 from liftbridge.replication.lease import Lease
 from liftbridge.replication.messages import (
-    NO_EPOCH,
     Accepted,
     Answer,
     Batch,
@@ -158,7 +157,7 @@ class Leader:
         if progress.outdated(statement):
             return Fenced(self.epoch, statement.session, Fence.OLD_SESSION)
         refused = self._compare(statement)
-        if refused is not None:
+        if refused is not None and not self._has_forgotten(statement, refused, progress):
             progress.doubted(statement, now)
             return refused
         progress.stated(statement, self._end, self._guarantees.synced, now)
@@ -186,11 +185,11 @@ class Leader:
             return BeginAt(self.epoch, statement.session, start)
         if statement.last_epoch == self.epoch and self.epoch_start <= end <= log.next_offset:
             return None  # the usual case, and cheap
-        if statement.last_epoch == NO_EPOCH and statement.log_start == end:
-            # It has nothing, and nothing to be compared; only it must not begin behind the leader's end.
-            return None if end <= log.next_offset else BeginAt(self.epoch, statement.session, start)
         epochs = log.epochs
         epoch, epoch_end = end_of_epoch(epochs, statement.last_epoch, log.next_offset)
+        if epoch < 0 and statement.log_start == end:
+            # It has no record, and nothing to be compared; only it must not begin behind the leader's end.
+            return None if end <= log.next_offset else Diverging(self.epoch, statement.session, -1, start)
         if epoch == statement.last_epoch:
             if dict(epochs)[epoch] <= end <= epoch_end:
                 return None
@@ -198,6 +197,20 @@ class Leader:
                 # The epoch began behind it: what the follower has of that epoch is not the same.
                 epoch, epoch_end = end_of_epoch(epochs, epoch - 1, log.next_offset)
         return Diverging(self.epoch, statement.session, epoch, epoch_end)
+
+    def _has_forgotten(self, statement: Statement, refused: Diverging | BeginAt, progress: Progress) -> bool:
+        """Whether a position does not fit only because retention has removed what was there since it was
+        sent.
+
+        That the follower has it is known of the session, and what comes next is on its way.
+        """
+        return (
+            progress.verified
+            and not progress.renewed(statement)
+            and statement.next_offset <= progress.sent_offset
+            and progress.sent_offset >= self._log.start_offset
+            and (isinstance(refused, BeginAt) or refused.epoch < 0)
+        )
 
     # -- sending
 

@@ -1,4 +1,4 @@
-"""Whether a leader may still act as one by itself (B7): the bound on how long two act at the same time.
+"""Whether a leader may still act as one by itself: the bound on how long two act at the same time.
 
 A leader that is cut off does not learn that another one was made. What needs the others, the high watermark,
 stands still then; what needs nobody, acks of policy LEADER and reads as the leader, ends with the lease.

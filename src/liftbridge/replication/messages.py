@@ -20,7 +20,8 @@ class LogView(Protocol):
 
     @property
     def start_offset(self) -> int:
-        """Offset of the oldest record, `next_offset` when there is none."""
+        """Where the log begins: the offset of the oldest record, `next_offset` when there is none. A batch
+        begins there too."""
 
     @property
     def next_offset(self) -> int:

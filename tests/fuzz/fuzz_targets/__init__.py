@@ -21,5 +21,6 @@ NAMES = (
     "config",
     "policy",
     "metadata",
+    "consensus",
     "segments",
 )

@@ -12,10 +12,27 @@ from collections.abc import Iterator
 
 from fuzz_targets.script import Script, written
 from liftbridge.metadata import operations
+from liftbridge.metadata.broker_operations import (
+    DrainBroker,
+    Ended,
+    FenceBroker,
+    RegisterBroker,
+    UnfenceBroker,
+    UnregisterBroker,
+    WithdrawReplicas,
+)
 from liftbridge.metadata.errors import MetadataError
 from liftbridge.metadata.model import StreamSettings
 from liftbridge.metadata.operations import OperationError
 from liftbridge.metadata.placement import Placement
+from liftbridge.metadata.replica_operations import (
+    AlterIsr,
+    ChangeLeaders,
+    IsrChange,
+    LeaderChange,
+    Reassignment,
+    ReassignPartitions,
+)
 from liftbridge.metadata.state import ClusterState, SnapshotError
 from liftbridge.proto import internal_pb2
 
@@ -56,6 +73,22 @@ def seeds() -> Iterator[bytes]:
     state = ClusterState()
     for index, operation in enumerate(done[:5], 1):
         state.apply(index, operation)
+    brokers = [
+        operations.decode(operation.encode())
+        for operation in (
+            RegisterBroker("b", uuid.UUID(int=1), ("b:1",), "r", 1, Ended.CLEAN),
+            UnfenceBroker("b", 1),
+            operations.CreateStream("orders", "o", "", ID, 1, StreamSettings(), (Placement(("b",), "b"),)),
+            AlterIsr((IsrChange(ID, 0, 3, "b", 3, (("b", 1),)),)),
+            ChangeLeaders((LeaderChange(ID, 0, 4, "b"),)),
+            ReassignPartitions((Reassignment(ID, 0, 5, ("b",)),)),
+            WithdrawReplicas("b", 1, ((ID, 0),)),
+            DrainBroker("b", 1),
+            FenceBroker("b", 1, ((ID, 0, "b"),)),
+            UnregisterBroker("b", 1),
+        )
+    ]
+    yield written(*(part for operation in brokers for part in (RAW, operation.encode())))
     yield written(SNAPSHOT, state.snapshot(), OPERATION, int(bodies[-1].kind), bodies[-1].body)
 
 

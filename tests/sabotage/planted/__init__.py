@@ -21,6 +21,7 @@ from planted.client import CALLING, CONNECTION, MEMBERS, PUBLISHING, SUBSCRIBING
 from planted.log import AWAKE, CHECKS, COMPACTING, READING, RECOVERY, REMOVING, SYNCING
 from planted.obs import OBSERVING
 from planted.raft import CONSENSUS
+from planted.replication import ELECTIONS, REPLICATION
 from planted.security import LIMITS, RELOADING, SECURITY
 from planted.speed import FLUSHING, FRAMES, UNARY
 
@@ -53,5 +54,7 @@ BUGS = (
     + FLUSHING
     + UNARY
     + CONSENSUS
+    + REPLICATION
+    + ELECTIONS
     + OBSERVING
 )
