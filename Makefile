@@ -10,7 +10,7 @@ PROTO := $(WITH_PATH) $(BIN)/python proto/generate.py
 PYX := $(wildcard src/liftbridge/*.pyx src/liftbridge/*/*.pyx)
 SOURCES := $(PYX) $(wildcard src/liftbridge/*.pxd src/liftbridge/*.pxi src/liftbridge/*/*.pxi src/liftbridge/*.h) setup.py pyproject.toml
 
-.PHONY: help run build dev test test-the-tests torture sim sim-bugs fuzz compatibility check proto bench wheel clean
+.PHONY: help run build dev test test-the-tests torture sim sim-bugs fuzz compatibility check proto bench bench-check bench-baseline wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,8 @@ help:
 	@echo "make check   format, lint, types, layers, generated code"
 	@echo "make proto   write src/liftbridge/proto from proto/*.proto"
 	@echo "make bench   measure this machine (benchmarks/README.md)"
+	@echo "make bench-check  what a message costs the server, against benchmarks/baseline.json"
+	@echo "make bench-baseline  write that file anew"
 	@echo "make wheel   build sdist and wheel into dist, try the wheel in a clean environment"
 	@echo "make clean   remove everything that was made, .venv too; ./data stays"
 
@@ -97,6 +99,13 @@ proto: $(VENV)/.check
 
 bench: build
 	$(BIN)/python benchmarks/run.py
+
+# Not among the tests: it takes minutes, and what it compares with is of one machine (benchmarks/README.md).
+bench-check: build
+	$(BIN)/python benchmarks/check.py
+
+bench-baseline: build
+	$(BIN)/python benchmarks/check.py --write
 
 wheel: $(VENV)/.check
 	$(BIN)/python .ci/wheel.py

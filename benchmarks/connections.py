@@ -32,7 +32,7 @@ from tables import machine_line, table
 from liftbridge import http2
 from liftbridge.bench import machine
 from liftbridge.bench.cpu import CpuMeter
-from liftbridge.bench.publisher import greet
+from liftbridge.bench.sockets import allow_many, greet
 from liftbridge.proto import api_grpc, api_pb2
 
 STREAM_PARTITIONS = 100
@@ -283,8 +283,8 @@ def main() -> int:
     for partitions in options.partitions:
         if options.connections * options.subscriptions % partitions:
             parser.error("each partition must have as many subscriptions as any other")
+    allow_many()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard != resource.RLIM_INFINITY and hard < options.connections + SPARE_DESCRIPTORS:
         raise SystemExit(f"`ulimit -Hn` is {hard:,}, too low for {options.connections:,} connections")
     facts = machine.describe()

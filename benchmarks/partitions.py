@@ -18,7 +18,6 @@ import gc
 import json
 import os
 import re
-import resource
 import signal
 import socket
 import subprocess
@@ -38,8 +37,8 @@ from tables import Spent, machine_line, spread, table
 from liftbridge.bench import machine
 from liftbridge.bench._load import process_cpu_ns
 from liftbridge.bench.cpu import CpuMeter
-from liftbridge.bench.publisher import greet
 from liftbridge.bench.server import SERVING, command
+from liftbridge.bench.sockets import allow_many, greet
 from liftbridge.log import BatchBuilder, Log, LogOptions
 from liftbridge.proto import api_grpc, api_pb2
 
@@ -70,12 +69,6 @@ def threads(pid: int | str) -> int:
 
 def descriptors(pid: int | str) -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
-
-
-def raise_limit() -> None:
-    """Let this process and its children open as many files as they may."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 # ---- logs, in a process of their own ----
@@ -366,7 +359,7 @@ def main() -> int:
     if arguments.child:
         print(json.dumps(child(arguments.child, directory, arguments.partitions, arguments.workers[0])))
         return 0
-    raise_limit()
+    allow_many()
     partitions = arguments.partitions
     facts = machine.describe()
     print(machine_line(facts), flush=True)

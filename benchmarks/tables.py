@@ -48,3 +48,8 @@ def machine_line(machine: Mapping[str, str]) -> str:
         f"nats-server {machine['nats_server']}, liftbridge {machine['liftbridge']} "
         f"(commit {machine['commit']}), load before {machine['load']}.\n"
     )
+
+
+def summary_cell(summary: Mapping[str, float] | None, decimals: int) -> str:
+    """A figure of a report of `liftbridge-bench` as `spread` tells it; n/a where it is not known."""
+    return "n/a" if summary is None else spread([summary["min"], summary["median"], summary["max"]], decimals)

@@ -92,32 +92,6 @@ def test_the_ceiling_can_be_left_out(tmp_path):
     assert result["summary"]["nats_alone_messages_per_second"] is None
 
 
-def test_make_bench_prints_the_tables_of_the_readme(tmp_path):
-    script = Path(__file__).parent.parent.parent / "benchmarks" / "run.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--messages", "2000", "--repeat", "1", "--log-megabytes", "96"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    tables = [line for line in done.stdout.splitlines() if line.startswith("### ")]
-    assert tables == [
-        "### ingest, 2,000 messages of 128 bytes",
-        "### subscribe, 2,000 messages of 128 bytes",
-        "### log, 96 MiB in batches of 256 KiB",
-    ]
-    rows = [line.split(" | ")[0] for line in done.stdout.splitlines() if line.startswith("| ")]
-    names = ["| sync policy", "| never", "| always", "| HTTP/2 window, bytes", "| 16777216", "| 65535"]
-    assert rows[: len(names)] == names
-    reports = json.loads((tmp_path / "build" / "bench.json").read_text())
-    assert [report["command"] for report in reports] == ["ingest", "subscribe", "subscribe"]
-    values = json.loads((tmp_path / "build" / "bench.log.json").read_text())["values"]
-    for work in ("append", "read", "read_reverse", "recover", "compact"):
-        assert all(figures[f"{work}_gib_cpu_s"][0] > 0 for figures in values.values()), work
-
-
 def test_the_report_for_people(tmp_path):
     out, _ = bench("ingest", "--messages", 1000, "--sync", "never", "--repeat", 1, cwd=tmp_path)
     assert "liftbridge-bench ingest, liftbridge " in out

@@ -7,16 +7,16 @@ import subprocess
 import sys
 
 import pytest
+import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liftbridge.bench import disk, machine, main, report
+from liftbridge.bench import disk, machine, main, messages, report
 from liftbridge.bench.cpu import CpuMeter
 from liftbridge.bench.errors import BenchError
-from liftbridge.bench.ingest import SETTLE_SECONDS, until_stored
 from liftbridge.bench.progress import Progress
-from liftbridge.bench.publisher import publish_lines
 from liftbridge.bench.server import address
+from liftbridge.bench.stored import SETTLE_SECONDS, until_stored
 
 FIGURES = (report.Figure("speed", "messages/s"), report.Figure("cpu", "CPU us", 3))
 
@@ -106,40 +106,52 @@ def test_the_disk_probe_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("size", "messages"), [(1, 1), (128, 50), (1, 300)])
-def test_the_publisher_sends_plain_messages(size, messages):
-    data = publish_lines("bench.1", messages, size)
-    head = f"PUB bench.1 {size}\r\n".encode()
-    assert len(data) == messages * (len(head) + size + 2)
-    parts = data.split(head)[1:]
-    assert len(parts) == messages
-    assert all(part[-2:] == b"\r\n" and part[:-2].isalpha() for part in parts)
+@pytest.mark.parametrize("size", [1, 16, 128])
+def test_plain_messages_are_never_taken_for_envelopes(size):
+    template = messages.plain("bench.1", "", messages.value(size, stamped=False), "none")
+    head, value, _ = template.data.split(b"\r\n")
+    assert head == f"PUB bench.1 {size}".encode()
+    assert len(value) == size
+    assert value.isalnum()
+    assert template.serial_at == (len(head) + 2 if size >= 16 else -1)
 
 
 async def test_loss_is_found_when_nothing_more_comes(autojump_clock):
-    answers = iter([-1, 3, 6])
+    answers = iter([0, 4, 7])
     asked_at = []
 
-    async def offsets():
+    async def committed():
         asked_at.append(autojump_clock.current_time())
-        return next(answers, 6), 6
+        return next(answers, 7)
 
     with Progress(10, "") as bar:
-        stored, _ = await until_stored(offsets, 10, lambda: True, bar)
+        stored, _ = await until_stored(committed, 10, bar)
     assert stored == 7
     assert asked_at[-1] - asked_at[2] > SETTLE_SECONDS
 
 
-async def test_silence_before_everything_is_published_is_no_loss(autojump_clock):
-    async def offsets():
-        return (9 if autojump_clock.current_time() > start + 10 * SETTLE_SECONDS else 6), 9
+async def test_slow_progress_is_no_loss(autojump_clock):
+    counts = iter(range(10))
+    last = 0
 
-    start = autojump_clock.current_time()
+    async def committed():
+        nonlocal last
+        await trio.sleep(0.9 * SETTLE_SECONDS)
+        last = next(counts, 10)
+        return last
+
     with Progress(10, "") as bar:
-        stored, _ = await until_stored(
-            offsets, 10, lambda: autojump_clock.current_time() > start + 9.5 * SETTLE_SECONDS, bar
-        )
+        stored, _ = await until_stored(committed, 10, bar)
     assert stored == 10
+
+
+def test_what_another_system_loses_is_not_ours(capsys):
+    ours, theirs = (
+        report.Result({"target": name}, FIGURES, [{"lost": lost}]) for name, lost in (("a", 0), ("b", 5))
+    )
+    assert main._verdict([ours, theirs]) == 0
+    assert main._verdict([theirs, ours]) == 1
+    assert "5 messages were lost" in capsys.readouterr().err
 
 
 class Terminal(io.StringIO):

@@ -186,5 +186,3 @@ async def test_what_jetstream_refuses_is_the_reason(tmp_path):
         assert "NATS/1.0 503" in str(leaves(failed.value)[0])
         with pytest.raises(BenchError, match=r"JetStream refuses STREAM.INFO.nobody: stream not found"):
             await target.stored("nobody")
-        with pytest.raises(BenchError, match="only publish"):
-            target.subscriber(1 << 20)

@@ -9,7 +9,9 @@ The parts, each in a file of its own that is included below:
 
 * `Histogram` counts times in the buckets of an HdrHistogram.
 * `Acks` knows which messages are outstanding: each gets exactly one ack, and how long it took is counted.
-* `GrpcReceiver` is the receiving half of an HTTP/2 connection; `SubscribeCounter` counts what a subscription brings.
+* `Stamps` knows which messages of a run have arrived, and how long they took.
+* `Receiver` is the loop that receives. `GrpcReceiver` is one on HTTP/2, `SubscribeCounter` counts what a subscription
+  brings, `JetStreamCounter` what an ordered consumer of JetStream does.
 * `Publisher` is the loop that sends and receives, at a rate or as fast as a window of outstanding acks lets it;
   `NatsPublisher` speaks NATS, to servers with either kind of acks, `GrpcPublisher` PublishAsync and unary Publish.
 
@@ -152,8 +154,11 @@ def process_cpu_ns(int pid):
 
 include "_load_histogram.pxi"
 include "_load_acks.pxi"
+include "_load_stamps.pxi"
+include "_load_receive.pxi"
 include "_load_http2.pxi"
 include "_load_subscribe.pxi"
 include "_load_publish.pxi"
 include "_load_nats.pxi"
 include "_load_grpc.pxi"
+include "_load_jetstream.pxi"

@@ -15,6 +15,7 @@ cdef enum:
     BAD_LINE
     BAD_STAMP
     DELIVERED_TWICE
+    OUT_OF_ORDER
     NO_SERIAL
     NOT_OUTSTANDING
     # Not a breach of the protocol: the server says no, `detail` has its words.
@@ -35,6 +36,7 @@ _ERRORS = {
     BAD_LINE: "what came is not the NATS protocol",
     BAD_STAMP: "a message was delivered that no publisher of this run has sent",
     DELIVERED_TWICE: "a message was delivered twice",
+    OUT_OF_ORDER: "a message is missing, or came out of order",
     NO_SERIAL: "an ack does not say which message it is for",
     NOT_OUTSTANDING: "an ack came for a message that is not outstanding: never sent, or acked before",
     REFUSED: "the server refuses a message",

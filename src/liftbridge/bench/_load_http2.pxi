@@ -5,7 +5,6 @@ cdef enum:
     PREFIX = 5
     # What is collected of frames that are not DATA, and of answers to them; a peer that needs more is broken.
     MAX_CONTROL = 65536
-    MAX_REPLY = 65536
     MAX_BLOCKS = 8
     # Of a message that has to be looked at whole.
     MAX_MESSAGE = 1 << 24
@@ -37,7 +36,7 @@ cdef inline uint32_t big_endian(const uint8_t* p) noexcept nogil:
     return (<uint32_t> p[0] << 24) | (<uint32_t> p[1] << 16) | (<uint32_t> p[2] << 8) | p[3]
 
 
-cdef class GrpcReceiver:
+cdef class GrpcReceiver(Receiver):
     """The receiving half of one HTTP/2 connection with one gRPC call at a time, the first on stream 1.
 
     It counts the messages of the call; one that is made with `whole` hands each to `take_message` as well.
@@ -48,20 +47,14 @@ cdef class GrpcReceiver:
         max_frame: SETTINGS_MAX_FRAME_SIZE in bytes, as the caller has announced it.
 
     Attributes:
-        messages: gRPC messages received whole.
-        message_bytes: bytes of them, without their prefixes.
-        data_frames: DATA frames begun.
-        data_bytes: bytes of DATA frames, padding included.
-        ended: whether the call has ended.
+        message_bytes: bytes of the messages, without their prefixes.
+        data_frames: DATA frames begun, whose bytes, padding included, are `data_bytes`.
         reset_code: error code of the RST_STREAM that ended it, -1 without one.
         goaway_code: error code of the last GOAWAY, -1 without one.
     """
 
-    cdef readonly int64_t messages
     cdef readonly int64_t message_bytes
     cdef readonly int64_t data_frames
-    cdef readonly int64_t data_bytes
-    cdef readonly bint ended
     cdef readonly int64_t reset_code
     cdef readonly int64_t goaway_code
 
@@ -81,8 +74,6 @@ cdef class GrpcReceiver:
     # Frames other than DATA, and what is to be answered
     cdef uint8_t* control
     cdef uint32_t control_have
-    cdef uint8_t* reply
-    cdef size_t reply_have
     cdef uint8_t* blocks
     cdef size_t blocks_have
     cdef size_t block_ends[MAX_BLOCKS]
@@ -105,7 +96,6 @@ cdef class GrpcReceiver:
     cdef uint8_t* message
     cdef size_t message_have
     cdef size_t message_room
-    cdef int64_t now
 
     def __cinit__(self):
         self.message_left = -1
@@ -115,14 +105,12 @@ cdef class GrpcReceiver:
         self.send_window = self.stream_send_window = self.initial_send_window = HTTP2_WINDOW
         self.send_frame = HTTP2_FRAME
         self.control = <uint8_t*> malloc(MAX_CONTROL)
-        self.reply = <uint8_t*> malloc(MAX_REPLY)
         self.blocks = <uint8_t*> malloc(MAX_CONTROL)
-        if self.control == NULL or self.reply == NULL or self.blocks == NULL:
+        if self.control == NULL or self.blocks == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         free(self.control)
-        free(self.reply)
         free(self.blocks)
         free(self.message)
 
@@ -145,43 +133,6 @@ cdef class GrpcReceiver:
             found.append(self.blocks[start:self.block_ends[i]])
             start = self.block_ends[i]
         return found
-
-    def feed(self, data):
-        """Take received bytes; returns the bytes to send in answer: acknowledgements and window updates.
-
-        Raises:
-            ProtocolError: the bytes break HTTP/2 or gRPC.
-        """
-        cdef Py_buffer view
-        cdef int error
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-        try:
-            with nogil:
-                error = self.walk(<const uint8_t*> view.buf, <size_t> view.len)
-        finally:
-            PyBuffer_Release(&view)
-        self.check(error)
-        answer = self.reply[:self.reply_have]
-        self.reply_have = 0
-        return answer
-
-    cdef check(self, int error):
-        if error != OK:
-            raise ProtocolError(_ERRORS[error])
-
-    cdef bint send_reply(self, int fd) noexcept nogil:
-        """Send what is to be answered; false, with errno, when the socket fails."""
-        cdef size_t done = 0
-        cdef ssize_t count
-        while done < self.reply_have:
-            count = c_send(fd, self.reply + done, self.reply_have - done, 0)
-            if count < 0:
-                if errno == EINTR:
-                    continue
-                return False
-            done += <size_t> count
-        self.reply_have = 0
-        return True
 
     # The walk over what was received
 

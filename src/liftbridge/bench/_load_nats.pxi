@@ -6,6 +6,12 @@ cdef enum:
     MAX_ACK = 65536
 
 cdef enum:
+    NATS_INCOMPLETE = 0
+    NATS_MESSAGE
+    NATS_CONTROL
+    NATS_BROKEN
+
+cdef enum:
     ENVELOPE_ACKS = 0
     JSON_ACKS = 1
 
@@ -56,36 +62,22 @@ cdef class NatsPublisher(Publisher):
     cdef int receive(self) noexcept nogil:
         cdef const uint8_t* p = self.inp
         cdef const uint8_t* end = p + self.inp_have
-        cdef const uint8_t* newline
         cdef size_t line, payload
-        cdef int64_t length
+        cdef int kind
         cdef int error = OK
         while p < end and error == OK:
-            newline = <const uint8_t*> memchr(p, c'\n', <size_t> (end - p))
-            if newline == NULL:
-                if end - p > MAX_LINE:
-                    error = BAD_LINE
+            kind = nats_item(p, <size_t> (end - p), MAX_ACK, &line, &payload)
+            if kind == NATS_INCOMPLETE:
                 break
-            line = <size_t> (newline - p) + 1
-            if line < 3 or p[line - 2] != c'\r' or line > MAX_LINE:
+            if kind == NATS_BROKEN:
                 error = BAD_LINE
-            elif line >= 4 and (memcmp(p, b"MSG ", 4) == 0 or memcmp(p, b"HMSG", 4) == 0):
-                length = last_number(p, line - 2)
-                if not 0 <= length <= MAX_ACK:
-                    error = BAD_LINE
-                    break
-                payload = <size_t> length
-                if <size_t> (end - p) < line + payload + 2:
-                    break
-                if memcmp(p + line + payload, b"\r\n", 2) != 0:
-                    error = BAD_LINE
-                else:
-                    error = self.take(p, line - 2, p + line, payload)
-                line += payload + 2
+            elif kind == NATS_MESSAGE:
+                error = self.take(p, line, p + line + 2, payload)
+                p += line + 2 + payload + 2
             else:
-                error = self.control(p, line - 2)
-            p += line
-        self.inp_have = <size_t> (end - p) if p < end else 0
+                error = self.control(p, line)
+                p += line + 2
+        self.inp_have = <size_t> (end - p)
         memmove(self.inp, p, self.inp_have)
         return error
 
@@ -134,6 +126,34 @@ cdef class NatsPublisher(Publisher):
         if not get_serial(space - SERIAL_DIGITS, SERIAL_DIGITS, &serial):
             return NO_SERIAL
         return self.acks.take(serial, offset)
+
+
+# The NATS protocol, as far as publishers and consumers need it
+
+cdef int nats_item(
+    const uint8_t* p, size_t size, int64_t limit, size_t* line, size_t* payload
+) noexcept nogil:
+    """Look at the line at `p`: its length without its end goes to `line`, that of the payload behind it to `payload`.
+
+    Returns NATS_MESSAGE for a message that is there with its payload, NATS_CONTROL for a line that is none,
+    NATS_INCOMPLETE while something is missing, NATS_BROKEN for what no NATS server sends, or a payload above `limit`.
+    """
+    cdef const uint8_t* newline = <const uint8_t*> memchr(p, c'\n', size)
+    cdef int64_t length
+    if newline == NULL:
+        return NATS_BROKEN if size > MAX_LINE else NATS_INCOMPLETE
+    line[0] = <size_t> (newline - p) - 1
+    if newline - p < 2 or newline[-1] != c'\r' or line[0] > MAX_LINE:
+        return NATS_BROKEN
+    if line[0] < 4 or (memcmp(p, b"MSG ", 4) != 0 and memcmp(p, b"HMSG", 4) != 0):
+        return NATS_CONTROL
+    length = last_number(p, line[0])
+    if not 0 <= length <= limit:
+        return NATS_BROKEN
+    payload[0] = <size_t> length
+    if size < line[0] + 2 + payload[0] + 2:
+        return NATS_INCOMPLETE
+    return NATS_MESSAGE if memcmp(newline + 1 + payload[0], b"\r\n", 2) == 0 else NATS_BROKEN
 
 
 cdef int64_t last_number(const uint8_t* line, size_t size) noexcept nogil:

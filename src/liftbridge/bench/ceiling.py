@@ -2,7 +2,7 @@
 
 Every plain message goes through nats-server first, so no server behind it can ingest faster than this, and
 on a machine with few cores it is often what limits. It is measured right before each run of `ingest`, with
-the same publisher on the same nats-server, so that what others do on the machine disturbs both alike.
+the same publishers on the same nats-server, so that what others do on the machine disturbs both alike.
 """
 
 from __future__ import annotations
@@ -14,37 +14,40 @@ import time
 import trio
 
 from liftbridge.bench.errors import BenchError
-from liftbridge.bench.publisher import greet, publishers
-from liftbridge.bench.sockets import receive_in_thread
+from liftbridge.bench.publishing import Published, publishers
+from liftbridge.bench.sockets import connect, greet, receive_in_thread
+from liftbridge.bench.target import Load, Target
 
 RECEIVE_BYTES = 1 << 20
-SILENCE_SECONDS = 30.0
 
 
-async def measure(nats: tuple[str, int], messages: int, size: int, publisher_count: int = 1) -> float:
-    """Return messages per second from the publisher's first byte to the last one received.
+async def measure(target: Target, load: Load) -> float:
+    """Return messages per second from the first message sent to the last one received.
 
     Args:
-        nats: host and port of the NATS server.
-        messages: how many messages.
-        size: bytes in each.
-        publisher_count: how many connections they come from.
+        target: whose NATS server it is.
+        load: plain messages.
 
     Raises:
         BenchError: not everything arrives.
     """
     subject = f"bench-{secrets.token_hex(4)}"
-    expected = messages * len(f"MSG {subject} 1 {size}\r\n{'':{size}}\r\n")
-    async with publishers(nats, subject, messages, size, publisher_count) as source:
-        with await trio.to_thread.run_sync(_subscribe, nats, subject) as connection:
-            await source.go()
-            end_ns = await receive_in_thread(connection, lambda: _discard(connection, expected))
-            published = await source.finished()
-    return messages / ((end_ns - published.first_byte_ns) / 1e9)
+    expected = load.messages * len(f"MSG {subject} 1 {load.size}\r\n{'':{load.size}}\r\n")
+    published: list[Published] = []
+    async with publishers(target, subject, load) as source:
+        with await trio.to_thread.run_sync(_subscribe, target.server.nats, subject) as connection:
+
+            async def publish() -> None:
+                published.append(await source.run())
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(publish)
+                end_ns = await receive_in_thread(connection, lambda: _discard(connection, expected))
+    return load.messages / ((end_ns - published[0].first_ns) / 1e9)
 
 
 def _subscribe(nats: tuple[str, int], subject: str) -> socket.socket:
-    connection = socket.create_connection(nats, timeout=SILENCE_SECONDS)
+    connection = connect(nats)
     try:
         greet(connection, f"SUB {subject} 1\r\n".encode())
     except BaseException:

@@ -38,6 +38,30 @@ class CpuMeter:
         return {name: _cpu_ns(pid) for name, pid in self._pids.items()}
 
 
+def cpu_figures(
+    pids: Mapping[str, int | None], used: Mapping[str, float | None], messages: int, generator_ns: int
+) -> dict[str, float | None]:
+    """Return CPU us for each message, of each process, of all servers together, and of the load.
+
+    Args:
+        pids: processes of the target, None where there is none, or none is known.
+        used: their CPU seconds.
+        messages: how many messages that was for.
+        generator_ns: CPU ns of the load.
+    """
+    known = [used[name] for name, pid in pids.items() if pid is not None]
+    servers = [seconds for seconds in known if seconds is not None]
+    seconds = {
+        **used,
+        "all": sum(servers) if servers and len(servers) == len(known) else None,
+        "generator": generator_ns / 1e9,
+    }
+    return {
+        f"{name}_cpu_us_per_message": None if spent is None else spent * 1e6 / messages
+        for name, spent in seconds.items()
+    }
+
+
 def _cpu_ns(pid: int | None) -> int | None:
     """CPU time of a process in ns; None when there is no process, or a system that does not tell."""
     if pid is None:

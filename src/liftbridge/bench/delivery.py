@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import trio
 
 from liftbridge.bench._load import Histogram
-from liftbridge.bench.cpu import CpuMeter
+from liftbridge.bench.cpu import CpuMeter, cpu_figures
 from liftbridge.bench.errors import BenchError
 from liftbridge.bench.latency import merged, run_figures
 from liftbridge.bench.progress import PROGRESS_SECONDS, Progress
@@ -30,13 +30,14 @@ class Delivered:
     """What publishers and subscribers did together.
 
     Attributes:
-        published: what the publishers did. received: what each subscriber did. used: CPU seconds of the
-        processes of the target. latency: from when a message was due, or was sent in a closed loop, to its
-        arrival, of all subscribers.
+        published: what the publishers did. received: what each subscriber did. pids: the processes of the
+        target. used: their CPU seconds. latency: from when a message was due, or was sent in a closed loop,
+        to its arrival, of all subscribers.
     """
 
     published: Published
     received: list[Received]
+    pids: dict[str, int | None]
     used: dict[str, float | None]
     latency: Histogram = field(compare=False)
 
@@ -49,13 +50,8 @@ class Delivered:
     def figures(self, load: Load) -> Run:
         """The figures that these workloads share; `messages_per_second` are those that were delivered."""
         count = load.messages * len(self.received)
-        cpu = self.used | {
-            "generator": (self.published.cpu_ns + sum(one.cpu_ns for one in self.received)) / 1e9
-        }
-        figures: dict[str, float | None] = {
-            f"{name}_cpu_us_per_message": None if used is None else used * 1e6 / count
-            for name, used in cpu.items()
-        }
+        generator = self.published.cpu_ns + sum(one.cpu_ns for one in self.received)
+        figures = cpu_figures(self.pids, self.used, count, generator)
         figures |= {
             "messages_per_second": count / self.seconds,
             "published_per_second": load.messages / self.seconds,
@@ -109,7 +105,8 @@ async def deliver(target: Target, load: Load, subscribers: int, window: int, lab
                 nursery.start_soon(publish)
             used = cpu.used()
             watching.cancel_scope.cancel()
-    return Delivered(published[0], received, used, merged(follower.latency for follower in followers))
+    latencies = merged(follower.latency for follower in followers)
+    return Delivered(published[0], received, target.server.pids, used, latencies)
 
 
 async def _until_live(followers: list[Subscriber]) -> None:

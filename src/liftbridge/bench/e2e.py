@@ -24,6 +24,7 @@ FIGURES = (
     Figure("messages_per_second", "messages/s delivered"),
     Figure("server_cpu_us_per_message", "server CPU us/delivery", 3),
     Figure("nats_cpu_us_per_message", "nats-server CPU us/delivery", 3),
+    Figure("all_cpu_us_per_message", "CPU us/delivery of all servers", 3),
     Figure("generator_cpu_us_per_message", "load CPU us/delivery", 3),
     Figure("seconds", "seconds", 3),
     Figure("delivered", "messages delivered"),
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_arguments(parser, messages=MESSAGES, size=256)
     common.add_sync(parser)
     publish.add_load_arguments(parser, window=WINDOW, rate=RATE)
+    rounds.add_arguments(parser)
     subscribe.add_subscriber_arguments(parser)
 
 
@@ -45,6 +47,7 @@ async def run(options: argparse.Namespace) -> list[Result]:
 
 async def follow(options: argparse.Namespace, figures: tuple[Figure, ...]) -> list[Result]:
     """Measure publishers and subscribers at once, as this workload and `mixed` do. Raises BenchError."""
+    rounds.check(options)
     load = publish.load_of(options, stamped=True)
 
     async def once(target: Target, _: None, label: str, warm_up: bool) -> rounds.Measured:

@@ -4,7 +4,7 @@ The same nats-server program with the same Go settings and limits that Liftbridg
 of one replica in a file, and the sync policy in its words: `sync_interval: always` is an fsync before each
 ack, as `always` is here; `never` is an interval longer than any run. Publishing is what JetStream calls
 asynchronous: each message has a reply subject of its own, below one that the publisher subscribes to, and the
-ack comes there as JSON.
+ack comes there as JSON. Subscribing is an ordered consumer (`jetstream_subscriber.py`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import trio
 
 from liftbridge.bench import common, messages
 from liftbridge.bench.errors import BenchError
-from liftbridge.bench.publisher import greet
+from liftbridge.bench.jetstream_subscriber import KINDS, consumer
 from liftbridge.bench.server import ServerUnderTest, address
-from liftbridge.bench.sockets import connect
+from liftbridge.bench.sockets import connect, greet
 from liftbridge.bench.target import Load, Publisher, Share, Subscriber, Target, nats_publisher
 from liftbridge.nats.embedded import (
     MAX_PENDING_BYTES,
@@ -46,8 +46,9 @@ class JetStreamTarget(Target):
     via = "nats"
     first_offset = 1
 
-    def __init__(self, server: ServerUnderTest) -> None:
+    def __init__(self, server: ServerUnderTest, consumer_kind: str = KINDS[0]) -> None:
         self.server = server
+        self._consumer_kind = consumer_kind
 
     @asynccontextmanager
     async def stream(self) -> AsyncIterator[str]:
@@ -83,8 +84,8 @@ class JetStreamTarget(Target):
         )
 
     def subscriber(self, window: int, *, stamped: int = 0) -> AbstractAsyncContextManager[Subscriber]:
-        """Nothing subscribes to JetStream here yet."""
-        raise BenchError("only publish can be run against JetStream")
+        """Connect an ordered consumer for a block; flow-control windows are HTTP/2's, it has none of them."""
+        return consumer(self.server.nats, self._consumer_kind, stamped=stamped)
 
     async def _call(self, method: str, request: dict[str, object]) -> dict[str, Any]:
         """Call JetStream's API. Raises BenchError if it refuses."""
@@ -150,5 +151,6 @@ async def jetstream(options: argparse.Namespace, sync: str) -> AsyncIterator[Jet
             except EmbeddedNatsError as error:
                 raise BenchError(f"JetStream does not start: {error}") from error
             where = address(url, 4222)
-            yield JetStreamTarget(ServerUnderTest(where, where, sync, nats.pid, None, directory))
+            server = ServerUnderTest(where, where, sync, nats.pid, None, directory)
+            yield JetStreamTarget(server, getattr(options, "jetstream_consumer", KINDS[0]))
             nursery.cancel_scope.cancel()

@@ -39,9 +39,9 @@ class LiftbridgeTarget(Target):
         return high_watermark + 1, newest + 1
 
     def publisher(self, stream: str, load: Load, share: Share) -> tuple[socket.socket, Publisher]:
-        """Connect a publisher of envelopes, of `PublishAsync`, or for a window of 1 of `Publish`."""
+        """Connect a publisher over NATS, of `PublishAsync`, or for a window of 1 of `Publish`."""
         value = messages.value(load.size, stamped=load.stamped)
-        if load.via == "nats":
+        if load.via != "grpc":
             return self._nats_publisher(stream, load, share, value)
         return self._grpc_publisher(stream, load, share, value)
 
@@ -53,8 +53,13 @@ class LiftbridgeTarget(Target):
         self, stream: str, load: Load, share: Share, value: bytes
     ) -> tuple[socket.socket, Publisher]:
         inbox = f"_INBOX.{secrets.token_hex(8)}"
-        template = messages.envelope(stream, inbox, value, load.policy)
-        return nats_publisher(self.server.nats, template, load, share, size=len(template.data), inbox=inbox)
+        if load.via == "plain":
+            template = messages.plain(stream, inbox, value, load.policy)
+            size = len(value)
+        else:
+            template = messages.envelope(stream, inbox, value, load.policy)
+            size = len(template.data)
+        return nats_publisher(self.server.nats, template, load, share, size=size, inbox=inbox)
 
     def _grpc_publisher(
         self, stream: str, load: Load, share: Share, value: bytes

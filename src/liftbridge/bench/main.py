@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import purerpc
 import trio
 
-from liftbridge.bench import e2e, ingest, machine, mixed, output, publish, recover, report, subscribe
+from liftbridge.bench import e2e, ingest, machine, mixed, output, publish, recover, report, sockets, subscribe
 from liftbridge.bench.errors import BenchError
 
 if sys.version_info < (3, 11):
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     described = machine.describe()
     try:
         output.check(options)
+        sockets.allow_many()  # there may be thousands of subscribers
         results = trio.run(_run, options.workload, options)
         output.write(options, described, results)
     except (Exception, BaseExceptionGroup, KeyboardInterrupt) as error:
@@ -73,7 +74,11 @@ async def _run(workload: Workload, options: argparse.Namespace) -> list[report.R
 
 
 def _verdict(results: Sequence[report.Result]) -> int:
-    lost = sum(run.get("lost") or 0 for result in results for run in result.runs)
+    # What another system loses is in the table; it is no fault of the server under test.
+    ours = [
+        result for result in results if result.settings.get("target") == results[0].settings.get("target")
+    ]
+    lost = sum(run.get("lost") or 0 for result in ours for run in result.runs)
     if lost:
         print(f"liftbridge-bench: {lost:,.0f} messages were lost", file=sys.stderr)
     return 1 if lost else 0

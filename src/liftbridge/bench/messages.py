@@ -62,8 +62,15 @@ def envelope(subject: str, inbox: str, value: bytes, policy: str) -> Template:
 
 
 def plain(subject: str, inbox: str, value: bytes, policy: str) -> Template:
-    """Return a NATS PUB with the value alone, whose ack comes to a subject that ends with its number."""
-    return _template(nats_pub(subject, value, "" if policy == "none" else f"{inbox}.{_SERIAL}"))
+    """Return a NATS PUB with the value alone, whose ack comes to a subject that ends with its number.
+
+    Without acks the value begins with the number, as far as there is room, so that no two are the same.
+    """
+    if policy != "none":
+        return _template(nats_pub(subject, value, f"{inbox}.{_SERIAL}"))
+    if len(value) >= len(_SERIAL) and _STAMP not in value:
+        value = _SERIAL.encode() + value[len(_SERIAL) :]
+    return _template(nats_pub(subject, value))
 
 
 def request(stream: str, value: bytes, policy: str) -> Template:

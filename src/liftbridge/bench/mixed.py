@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from liftbridge.bench import common, e2e, latency, publish, subscribe
+from liftbridge.bench import common, e2e, latency, publish, rounds, subscribe
 from liftbridge.bench.report import Figure, Result
 
 MESSAGES = 500_000
@@ -19,6 +19,7 @@ FIGURES = (
     Figure("megabytes_per_second", "MB/s of payload delivered", 1),
     Figure("server_cpu_us_per_message", "server CPU us/delivery", 3),
     Figure("nats_cpu_us_per_message", "nats-server CPU us/delivery", 3),
+    Figure("all_cpu_us_per_message", "CPU us/delivery of all servers", 3),
     Figure("generator_cpu_us_per_message", "load CPU us/delivery", 3),
     Figure("seconds", "seconds", 3),
     Figure("acks", "acks"),
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_arguments(parser, messages=MESSAGES, size=256)
     common.add_sync(parser)
     publish.add_load_arguments(parser, window=publish.DEFAULT_WINDOW, publishers=2)
+    rounds.add_arguments(parser)
     subscribe.add_subscriber_arguments(parser, subscribers=4)
 
 

@@ -17,13 +17,13 @@ import argparse
 import trio
 
 from liftbridge.bench import common, latency, rounds
-from liftbridge.bench.cpu import CpuMeter
+from liftbridge.bench.cpu import CpuMeter, cpu_figures
 from liftbridge.bench.errors import BenchError
-from liftbridge.bench.ingest import until_stored
 from liftbridge.bench.messages import POLICIES
 from liftbridge.bench.progress import PROGRESS_SECONDS, Progress
 from liftbridge.bench.publishing import Published, Publishers, publishers
 from liftbridge.bench.report import Figure, Result
+from liftbridge.bench.stored import check_stored, settle
 from liftbridge.bench.target import Load, Target
 
 DEFAULT_WINDOW = 1024
@@ -79,13 +79,26 @@ def add_load_arguments(
         "grpc: PublishAsync, or with --window 1 the unary Publish",
     )
     parser.add_argument("--ack-policy", choices=tuple(POLICIES), default="leader", help="(leader)")
+    add_rate(parser, "as fast as acks come", rate)
+
+
+def add_rate(parser: argparse.ArgumentParser, without: str, rate: float = 0.0) -> None:
+    """Add `--rate`; `without` says what is done without one."""
     parser.add_argument(
         "--rate",
         type=_rate,
         default=rate,
-        help="messages a second, all publishers together: an open loop, in which latency counts from when a "
-        f"message was to be sent ({f'{rate:.0f}; 0: ' if rate else ''}as fast as acks come)",
+        help="messages a second, all publishers together: an open loop, in which each message has a time at "
+        "which it is to be sent, and latency counts from there "
+        f"({f'{rate:.0f}; 0: ' if rate else ''}{without})",
     )
+
+
+def rate_of(load: Load) -> str:
+    """What is told of the rate of a load."""
+    if load.rate:
+        return f"{load.rate:,.0f}/s, open loop"
+    return "closed loop" if load.acked else "as fast as it is taken"
 
 
 def load_of(options: argparse.Namespace, *, stamped: bool = False) -> Load:
@@ -112,7 +125,7 @@ def settings_of(load: Load) -> dict[str, str | int | bool]:
         "size": load.size,
         "publishers": load.publishers,
         "window": load.window,
-        "rate": f"{load.rate:,.0f}/s, open loop" if load.rate else "closed loop",
+        "rate": rate_of(load),
         "partitions": 1,
     }
 
@@ -139,21 +152,16 @@ async def run_once(target: Target, load: Load, label: str) -> rounds.Measured:
             end_ns = max(end_ns, committed_ns)
         used = cpu.used()
         await check_stored(target, stream, load.messages, stored)
+    if not stored:
+        raise BenchError("the server stored nothing; does --nats name the NATS server that it uses?")
     seconds = (end_ns - published.first_ns) / 1e9
-    used = used | {"generator": published.cpu_ns / 1e9}
-    figures: dict[str, float | None] = {
-        f"{name}_cpu_us_per_message": None if seconds_used is None else seconds_used * 1e6 / load.messages
-        for name, seconds_used in used.items()
-    }
-    servers = [used[name] for name, pid in target.server.pids.items() if pid is not None]
-    known = [cpu for cpu in servers if cpu is not None]
-    everything = sum(known) * 1e6 / load.messages if known and len(known) == len(servers) else None
+    figures = cpu_figures(target.server.pids, used, stored, published.cpu_ns)
     figures |= {
-        "all_cpu_us_per_message": everything,
         "messages_per_second": stored / seconds,
         "megabytes_per_second": stored * load.size / seconds / 1e6,
         "seconds": seconds,
         "sent_seconds": (published.sent_ns - published.first_ns) / 1e9,
+        "published_seconds": (published.end_ns - published.first_ns) / 1e9,
         "acks": published.acks,
         "stored": stored,
         "lost": load.messages - stored,
@@ -184,30 +192,6 @@ async def watched(source: Publishers, load: Load, label: str) -> Published:
                 bar.update(source.done)
                 await trio.sleep(PROGRESS_SECONDS)
     return published[0]
-
-
-async def settle(target: Target, stream: str, messages: int, label: str) -> tuple[int, int]:
-    """Wait until everything that was published is committed, or nothing more comes.
-
-    Returns:
-        How many messages are committed, and when that was known first, in monotonic ns.
-    """
-
-    async def offsets() -> tuple[int, int]:
-        committed, stored = await target.stored(stream)
-        return committed - 1, stored - 1
-
-    with Progress(messages, label) as bar:
-        return await until_stored(offsets, messages, lambda: True, bar)
-
-
-async def check_stored(target: Target, stream: str, messages: int, committed: int) -> None:
-    """Raise BenchError unless the server has stored all that is committed, and nothing twice."""
-    stored = (await target.stored(stream))[1]
-    if stored > messages or stored < committed:
-        raise BenchError(
-            f"{messages} messages were published, {committed} are acked, but {stored} are stored"
-        )
 
 
 def _window(text: str) -> int:

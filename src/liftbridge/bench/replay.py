@@ -50,7 +50,7 @@ class Replay(Subscriber):
     @property
     def latency(self) -> Histogram:
         """How long stamped messages took."""
-        return self._counter.latency
+        return self._counter.stamps.latency
 
     async def run(self, stream: str, messages: int) -> Received:
         """Replay a stream from its beginning to its end.
@@ -97,9 +97,9 @@ class Replay(Subscriber):
             raise BenchError(f"the replay broke off after {self.messages} messages: {error}") from error
         if ends or counter.messages < expected:
             self._check_end(expected)
-        elif self._stamped and counter.stamps != messages:
+        elif self._stamped and counter.stamps.total != messages:
             raise BenchError(
-                f"{messages} messages were delivered, but {counter.stamps} of them are of this run"
+                f"{messages} messages were delivered, but {counter.stamps.total} of them are of this run"
             )
         return Received(start, end, cpu, counter.data_bytes, counter.data_frames)
 

@@ -11,13 +11,14 @@ message until all have received all; what the publishers cost the server is in i
 from __future__ import annotations
 
 import argparse
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
 
 from liftbridge.bench import common, delivery, publish, replay, rounds
-from liftbridge.bench.cpu import CpuMeter
+from liftbridge.bench.cpu import CpuMeter, cpu_figures
+from liftbridge.bench.jetstream_subscriber import KINDS
 from liftbridge.bench.progress import PROGRESS_SECONDS, Progress
 from liftbridge.bench.report import Figure, Result
 from liftbridge.bench.target import Load, Received, Subscriber, Target
@@ -30,6 +31,7 @@ FIGURES = (
     Figure("messages_per_second", "messages/s, all subscribers"),
     Figure("megabytes_per_second", "MB/s of payload", 1),
     Figure("server_cpu_us_per_message", "server CPU us/message", 3),
+    Figure("all_cpu_us_per_message", "CPU us/message of all servers", 3),
     Figure("generator_cpu_us_per_message", "subscriber CPU us/message", 3),
     Figure("seconds", "seconds", 3),
     Figure("wire_bytes_per_message", "bytes/message on the wire", 1),
@@ -41,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this workload."""
     common.add_arguments(parser)
     parser.set_defaults(sync="never")
+    rounds.add_arguments(parser)
     parser.add_argument("--tail", action="store_true", help="follow the stream while publishers publish")
     parser.add_argument(
         "--publishers", type=common.positive, default=1, help="with --tail: connections that publish (1)"
@@ -64,10 +67,17 @@ def add_subscriber_arguments(
         default=DEFAULT_WINDOW,
         help=f"HTTP/2 flow-control window in bytes ({DEFAULT_WINDOW}; {replay.HTTP2_WINDOW} is HTTP/2's own)",
     )
+    parser.add_argument(
+        "--jetstream-consumer",
+        choices=KINDS,
+        default=KINDS[0],
+        help=f"with --against jetstream: the kind of its ordered consumers ({KINDS[0]})",
+    )
 
 
 async def run(options: argparse.Namespace) -> list[Result]:
     """Run the workload; one result for each target. Raises BenchError."""
+    rounds.check(options)
     load = Load(options.messages, options.size, publishers=options.publishers, window=FILL_WINDOW)
     settings = {
         "messages": options.messages,
@@ -85,14 +95,14 @@ async def run(options: argparse.Namespace) -> list[Result]:
             ]
             cpu = CpuMeter(target.server.pids)
             received = await _replay(subscribers, stream, options.messages, label)
-            used = cpu.used()["server"]
+            used = cpu.used()
         seconds = (max(one.end_ns for one in received) - min(one.begin_ns for one in received)) / 1e9
-        return _measured(options, received, seconds, used)
+        return _measured(options, target, received, seconds, used)
 
     async def followed(target: Target, _: None, label: str, warm_up: bool) -> rounds.Measured:
         this = load.only(load.messages // publish.WARM_UP_SHARE) if warm_up else load
         done = await delivery.deliver(target, this, options.subscribers, options.window, label)
-        return _measured(options, done.received, done.seconds, done.used["server"])
+        return _measured(options, target, done.received, done.seconds, done.used)
 
     @asynccontextmanager
     async def filled(target: Target) -> AsyncIterator[str]:
@@ -129,19 +139,23 @@ async def _show(subscribers: list[Subscriber], messages: int, label: str) -> Non
 
 
 def _measured(
-    options: argparse.Namespace, received: list[Received], seconds: float, used: float | None
+    options: argparse.Namespace,
+    target: Target,
+    received: list[Received],
+    seconds: float,
+    used: Mapping[str, float | None],
 ) -> rounds.Measured:
     count = options.messages * options.subscribers
     data_bytes = sum(one.data_bytes for one in received)
+    data_frames = sum(one.data_frames for one in received)
     return rounds.Measured(
         {
+            **cpu_figures(target.server.pids, used, count, sum(one.cpu_ns for one in received)),
             "messages_per_second": count / seconds,
             "megabytes_per_second": count * options.size / seconds / 1e6,
-            "server_cpu_us_per_message": None if used is None else used * 1e6 / count,
-            "generator_cpu_us_per_message": sum(one.cpu_ns for one in received) / 1e3 / count,
             "seconds": seconds,
             "wire_bytes_per_message": data_bytes / count,
-            "bytes_per_data_frame": data_bytes / sum(one.data_frames for one in received),
+            "bytes_per_data_frame": data_bytes / data_frames if data_frames else None,
         }
     )
 

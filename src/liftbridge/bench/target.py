@@ -15,9 +15,8 @@ from typing import TypeAlias
 from liftbridge.bench import common
 from liftbridge.bench._load import GrpcPublisher, Histogram, NatsPublisher
 from liftbridge.bench.messages import Template
-from liftbridge.bench.publisher import greet
 from liftbridge.bench.server import ServerUnderTest
-from liftbridge.bench.sockets import connect
+from liftbridge.bench.sockets import connect, greet
 
 Publisher: TypeAlias = NatsPublisher | GrpcPublisher
 
@@ -31,7 +30,7 @@ class Load:
         size: bytes in a value.
         publishers: how many connections share them.
         window: messages without an ack at a time on a connection; 1 is synchronous.
-        via: "nats" or "grpc".
+        via: "nats" or "grpc"; "plain" is NATS without envelopes and without acks.
         policy: ack policy: "leader", "all", "none".
         rate: messages a second, together, of an open loop; 0 is a closed loop.
         stamped: whether each value begins with the time that its latency counts from.
@@ -80,7 +79,10 @@ class Share:
 
 @dataclass(frozen=True)
 class Received:
-    """What a subscription took: from when to when in monotonic ns, CPU ns of this end, and how it came."""
+    """What a subscription took: from when to when in monotonic ns, CPU ns of this end, and how it came.
+
+    `data_frames` is 0 where there are none.
+    """
 
     begin_ns: int
     end_ns: int

@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+from planted.bench import MEASURING
 from planted.broker import GROUPS, INTERNAL_STREAMS, PAUSING
 from planted.bug import Bug
 from planted.cli import CHANGING, FINDING, PRINTING
@@ -27,7 +28,8 @@ from planted.speed import FLUSHING, FRAMES, UNARY
 __all__ = ["BUGS", "Bug"]
 
 BUGS = (
-    SYNCING
+    MEASURING
+    + SYNCING
     + RECOVERY
     + CHECKS
     + READING

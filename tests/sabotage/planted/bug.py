@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# What a change of these files makes stale; the parts of `_wire.pyx` are included, and all else is `_log.pyx`.
+# What a change of these files makes stale; the parts of `_wire.pyx` and `bench/_load.pyx` are included, and
+# all else is `_log.pyx`.
 _BUILT = (".pyx", ".pxi", ".h")
 
 
@@ -34,6 +35,8 @@ class Bug:
         """The C core that has to be built anew, "" for none."""
         if not self.file.endswith(_BUILT):
             return ""
+        if self.file.startswith("bench/"):
+            return "bench._load"
         return "_wire" if self.file.startswith("_wire") else "_log"
 
 
