@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from journals import CLUSTER
 
-from liftbridge.broker.consensus import Consensus, NotLeadingError
+from liftbridge.broker import consensus as consensus_module
+from liftbridge.broker.consensus import BusyError, Consensus, MembersError, NotLeadingError, Role
 from liftbridge.broker.journal import Journal
 from liftbridge.raft import (
     Entry,
@@ -109,9 +111,13 @@ class Nodes:
 
     async def propose(self, word: bytes) -> object:
         """Propose until somebody takes it; a word may be there twice when a leader was lost."""
+        return await self.at_leader(lambda leader: leader.propose(word))
+
+    async def at_leader(self, ask) -> object:
+        """Ask whoever leads, until one does that leads long enough to answer."""
         while True:
             with suppress(NotLeadingError):
-                return await (await self.leader()).propose(word)
+                return await ask(await self.leader())
             await trio.sleep(TICK_SECONDS)
 
     async def agree(self) -> list[bytes]:
@@ -211,12 +217,9 @@ async def test_a_new_node_learns_and_gets_a_vote(tmp_path):
             await nodes.propose(word)
         nodes.create(4)
         await nodes.start(4)
-        leader = await nodes.leader()
-        assert isinstance(leader.core.add_learner(4), int)
-        await leader.drain()
+        await nodes.at_leader(lambda leader: leader.change_members(lambda core: core.add_learner(4)))
         await nodes.agree()
-        assert isinstance(leader.core.promote(4), int)
-        await leader.drain()
+        await nodes.at_leader(lambda leader: leader.change_members(lambda core: core.promote(4)))
         await nodes.propose(b"20")
         assert await nodes.agree() == numbered(0, 21)
         assert nodes.running[4].core.members.voters == {1, 2, 3, 4}
@@ -231,3 +234,98 @@ async def test_messages_that_are_lost_cost_time_only(tmp_path):
         words = await nodes.agree()
         # A word that was agreed on while its leader was given up is there twice; none is missing.
         assert list(dict.fromkeys(words)) == numbered(0, 20)
+
+
+async def test_members_are_not_changed_against_the_rules(tmp_path):
+    async with nodes_of(tmp_path) as nodes:
+        leader = await nodes.leader()
+        with pytest.raises(MembersError, match="the members are so already"):
+            await leader.change_members(lambda core: core.add_learner(1))
+        follower = next(node for node in nodes.running.values() if node is not leader)
+        with pytest.raises(MembersError, match="this node does not lead"):
+            await follower.change_members(lambda core: core.add_learner(4))
+
+
+async def test_what_a_leader_has_agreed_on_can_be_read_elsewhere(tmp_path):
+    async with nodes_of(tmp_path) as nodes:
+        for word in numbered(0, 10):
+            await nodes.propose(word)
+            index = await nodes.at_leader(lambda leader: leader.read_index())
+            for name, node in nodes.running.items():
+                await node.wait_applied(index)
+                assert nodes.machines[name].words[-1] == word
+        leader = await nodes.leader()
+        follower = next(node for node in nodes.running.values() if node is not leader)
+        with pytest.raises(NotLeadingError):
+            await follower.read_index()
+
+
+async def test_a_leader_that_is_cut_off_answers_no_read(tmp_path):
+    async with nodes_of(tmp_path) as nodes:
+        await nodes.propose(b"first")
+        old = await nodes.leader()
+        assert old.leads
+        nodes.cut.add(old.core.node_id)
+        with pytest.raises(NotLeadingError):
+            await old.read_index()
+
+
+async def test_who_waits_for_a_role_hears_of_it(tmp_path):
+    async with nodes_of(tmp_path) as nodes:
+        old = await nodes.leader()
+        watcher = next(node for node in nodes.running.values() if node is not old)
+        while watcher.role.leader != old.core.node_id:
+            await watcher.role_after(watcher.role)
+        known = watcher.role
+        assert known == Role(old.core.term, old.core.node_id, leads=False)
+        await nodes.stop(old.core.node_id)
+        while (known := await watcher.role_after(known)).leader in (None, old.core.node_id):
+            pass
+        assert known.term > old.core.term or known.leads
+
+
+async def test_a_closed_node_leaves_nobody_waiting(tmp_path):
+    Journal.create(tmp_path / "1", CLUSTER, 1).close()  # it belongs to nobody, so nothing ever happens to it
+    journal, recovered = Journal.open(tmp_path / "1")
+    node = Consensus(journal, recovered, Words(), lambda _: None, OPTIONS)
+    await node.start()
+    ended = []
+
+    async def expect_end(wait) -> None:
+        with pytest.raises(NotLeadingError):
+            await wait
+        ended.append(wait)
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(expect_end, node.wait_applied(1))
+            nursery.start_soon(expect_end, node.role_after(node.role))
+            await trio.testing.wait_all_tasks_blocked()
+            await node.close()
+        await expect_end(node.wait_applied(1))
+    assert len(ended) == 3
+
+
+async def test_so_many_wait_for_a_majority_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(consensus_module, "MAX_WAITING", 8)
+    async with nodes_of(tmp_path) as nodes:
+        await nodes.propose(b"first")
+        old = await nodes.leader()
+        nodes.cut.add(old.core.node_id)
+        refused = []
+
+        async def ask(question) -> None:
+            try:
+                await question
+            except (NotLeadingError, BusyError) as error:
+                refused.append(type(error))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(ask, old.propose(b"lost"))
+                nursery.start_soon(ask, old.read_index())
+        assert refused.count(BusyError) == 4
+        assert refused.count(NotLeadingError) == 16
+        nodes.cut.clear()
+        await nodes.propose(b"second")
+        assert await nodes.agree() == [b"first", b"second"]

@@ -14,6 +14,8 @@ Invariants:
 - A write that was refused leaves the journal as it was: the core is begun anew from it, and who waits is
   told. After an error that is final nothing is stored any more until a restart has read the truth from the
   disk; what was applied stays readable.
+- Whoever waits here, for an entry or for an answer, is told in the end: what it waits for, or why it never
+  comes. So many may wait and no more, which also bounds what a leader without a majority keeps.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -32,9 +35,11 @@ from liftbridge.raft import (
     EntryKind,
     HardState,
     Message,
+    NodeId,
     Options,
     Raft,
     Ready,
+    Refusal,
     Snapshot,
     SnapshotMeta,
     Stored,
@@ -44,10 +49,41 @@ logger = logging.getLogger("liftbridge.metadata")
 
 # Ten of these, and up to twenty, without a word of the leader are an election.
 TICK_SECONDS = 0.05
+# Proposals that are not committed yet, and again so many questions that are not answered.
+MAX_WAITING = 4096
 
 
 class NotLeadingError(Exception):
-    """This node does not lead, or stopped leading before the proposal was committed."""
+    """This node does not lead, or stopped leading before the proposal was committed.
+
+    `begun`: whether the proposal was made, so that it may be committed yet.
+    """
+
+    def __init__(self, begun: bool = False) -> None:
+        super().__init__("this node does not lead" + (" any more" if begun else ""))
+        self.begun = begun
+
+
+class BusyError(Exception):
+    """Too many wait already."""
+
+
+class MembersError(Exception):
+    """The members cannot be changed so, now; `refusal` says why."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.value)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a node is: in which term, who leads in it as far as it knows, and whether it leads itself and has
+    applied all that was committed before."""
+
+    term: int
+    leader: NodeId | None
+    leads: bool
 
 
 class Machine(Protocol):
@@ -89,7 +125,12 @@ class Consensus:
         self._turn = trio.Lock()
         self._queue: list[Ready] = []  # what is to be done once it is stored
         self._news = trio.Event()
-        self._waiting: dict[int, _Waiter] = {}
+        self._waiting: dict[int, _Waiter] = {}  # for the entry of an index
+        self._asking: dict[object, _Waiter] = {}  # for the answer to a read
+        self._moved = trio.Event()  # something was applied, or the role is another one
+        self._seen = Role(0, None, leads=False)
+        self._snapshot_refused = 0
+        self._closed = False
         if recovered.snapshot is not None:
             self._restore(recovered.snapshot)
         self.core = self._begin(recovered)
@@ -98,6 +139,62 @@ class Consensus:
     def alone(self) -> bool:
         """Whether this node is the only voter, and so decides by itself."""
         return self.core.members.voters == {self.core.node_id}
+
+    @property
+    def leads(self) -> bool:
+        """Whether this node leads, and what it has applied holds all that was committed before it did."""
+        leadership = self.core.leadership
+        return leadership is not None and self.core.leads_durably and self.applied >= leadership.start
+
+    @property
+    def role(self) -> Role:
+        """What this node is now."""
+        return Role(self.core.term, self.core.leader, self.leads)
+
+    async def role_after(self, known: Role) -> Role:
+        """Wait until this node is something else than `known`; returns what. Raises NotLeadingError when the
+        node is closed."""
+        while self.role == known:
+            await self._wait_moved()
+        return self.role
+
+    async def wait_applied(self, index: int) -> None:
+        """Wait until an entry was applied here. Raises NotLeadingError when the node is closed before."""
+        while self.applied < index:
+            await self._wait_moved()
+
+    async def read_index(self) -> int:
+        """Index of an entry with which all is applied that was agreed on before this was called.
+
+        Raises NotLeadingError: this node does not lead, or not any more. BusyError.
+        """
+        if len(self._asking) >= MAX_WAITING:
+            raise BusyError(f"{MAX_WAITING} questions to the leader of the metadata wait already")
+        question = object()
+        if not self.core.read_index(question):
+            raise NotLeadingError
+        waiter = self._asking[question] = _Waiter(self.core.term)
+        try:
+            with trio.CancelScope(shield=True):
+                await self.drain()
+            index = await waiter.wait()
+        finally:
+            self._asking.pop(question, None)
+        assert isinstance(index, int)
+        return index
+
+    async def change_members(self, change: Callable[[Raft], int | Refusal]) -> None:
+        """Have another set of members agreed on; `change` asks the core for it.
+
+        Raises MembersError: not so, or not now. NotLeadingError, JournalError as `propose` does.
+        """
+        with trio.CancelScope(shield=True):
+            index = change(self.core)
+            if isinstance(index, Refusal):
+                raise MembersError(index)
+            waiter = self._waiting[index] = _Waiter(self.core.term)
+            await self.drain()
+        await waiter.wait()
 
     async def start(self) -> None:
         """Apply what is known to be committed, and lead when there is nobody else, if the disk allows it."""
@@ -112,8 +209,10 @@ class Consensus:
         """Have a command agreed on. Returns what applying it returned.
 
         Raises NotLeadingError: another node leads, or none, and the command may take effect or not when this
-        node stopped leading meanwhile; JournalError: it could not be stored here.
+        node stopped leading meanwhile; JournalError: it could not be stored here; BusyError.
         """
+        if len(self._waiting) >= MAX_WAITING:
+            raise BusyError(f"{MAX_WAITING} changes of the metadata wait for a majority already")
         with trio.CancelScope(shield=True):
             await self._lead_alone()
             first = self.core.propose((data,))
@@ -121,10 +220,7 @@ class Consensus:
                 raise NotLeadingError
             waiter = self._waiting[first] = _Waiter(self.core.term)
             await self.drain()
-        await waiter.done.wait()
-        if waiter.error is not None:
-            raise waiter.error
-        return waiter.result
+        return await waiter.wait()
 
     def deliver(self, message: Message) -> None:
         """A message of another node has arrived."""
@@ -133,14 +229,19 @@ class Consensus:
         self._news.set()
 
     async def run(self, *, tick_seconds: float = TICK_SECONDS) -> None:
-        """Keep the time, and do what messages ask for, until cancelled. Raises JournalError."""
+        """Keep the time, and do what messages ask for, until cancelled, or until nothing can be stored any more:
+        then others do without this node."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_time, tick_seconds)
-            while True:
+            while self.journal.failed is None:
                 await self._news.wait()
                 self._news = trio.Event()
-                with trio.CancelScope(shield=True):
-                    await self.drain()
+                try:
+                    with trio.CancelScope(shield=True):
+                        await self.drain()
+                except JournalError as error:
+                    logger.error("%s", error)  # noqa: TRY400 (the text says it all)
+            nursery.cancel_scope.cancel()
 
     async def drain(self) -> None:
         """Do what the core wants done. Raises JournalError."""
@@ -160,6 +261,7 @@ class Consensus:
                     await self._take_snapshot()
                     self._pump()
             self._give_up_lost_proposals()
+            self._note_role()
 
     def _pump(self) -> None:
         """Take what the core wants done, and send what need not wait."""
@@ -178,6 +280,38 @@ class Consensus:
             self._send(message)
         for entry in ready.committed:
             self._apply(entry)
+        for question, index in ready.reads:
+            if question in self._asking:
+                self._asking[question].finish(index, None)
+        for question in ready.unanswered:
+            if question in self._asking:
+                self._asking[question].finish(None, NotLeadingError())
+
+    def _note_role(self) -> None:
+        """Wake who waits for another role, and say what an operator has to know."""
+        role = self.role
+        if role != self._seen:
+            self._seen = role
+            self._wake()
+        refused = self.core.snapshot_too_large
+        if refused != self._snapshot_refused:
+            self._snapshot_refused = refused
+            if refused:
+                logger.error(
+                    "the leader's snapshot of the metadata has %d bytes, more than the %d that are taken: this "
+                    "server stays behind",
+                    refused,
+                    self._options.max_snapshot_bytes,
+                )
+
+    def _wake(self) -> None:
+        self._moved.set()
+        self._moved = trio.Event()
+
+    async def _wait_moved(self) -> None:
+        if self._closed:
+            raise NotLeadingError
+        await self._moved.wait()
 
     async def _keep_time(self, tick_seconds: float) -> None:
         """Tick. A process that stood still does not make up for it: others have not stood still meanwhile."""
@@ -185,15 +319,17 @@ class Consensus:
             await trio.sleep(tick_seconds)
             self.core.tick(secrets.randbits(31))
             self._pump()
-            if self._queue or self._waiting:
+            if self._queue or self._waiting or self.role != self._seen:
                 self._news.set()
 
     async def close(self) -> None:
         """Wait for what is under way and release the journal."""
         with trio.CancelScope(shield=True):
             async with self._turn:
+                self._closed = True
                 await trio.to_thread.run_sync(self.journal.close)
-                self._fail_waiting(NotLeadingError())
+                self._fail_waiting(NotLeadingError(begun=True))
+                self._wake()
 
     async def _lead_alone(self) -> None:
         """Have the only voter lead, however it came not to."""
@@ -219,6 +355,7 @@ class Consensus:
     def _restore(self, snapshot: Snapshot) -> None:
         self._machine.restore(snapshot)
         self.applied = snapshot.meta.index
+        self._wake()
 
     def _apply(self, entry: Entry) -> None:
         assert entry.index == self.applied + 1, (entry.index, self.applied)
@@ -226,10 +363,11 @@ class Consensus:
         if entry.kind is EntryKind.COMMAND:
             result = self._machine.apply(entry.index, entry.data)
         self.applied = entry.index
+        self._wake()
         waiter = self._waiting.pop(entry.index, None)
         if waiter is not None:
             # At its index another leader's entry may have come to stand.
-            waiter.finish(result, None if entry.term == waiter.term else NotLeadingError())
+            waiter.finish(result, None if entry.term == waiter.term else NotLeadingError(begun=True))
 
     async def _take_snapshot(self) -> None:
         """Bound the journal. What was applied is durable whatever comes of this."""
@@ -255,10 +393,10 @@ class Consensus:
 
     def _give_up_lost_proposals(self) -> None:
         if self._waiting and not self.core.is_leader:
-            self._fail_waiting(NotLeadingError())
+            self._fail_waiting(NotLeadingError(begun=True))
 
     def _fail_waiting(self, error: Exception) -> None:
-        for waiter in self._waiting.values():
+        for waiter in (*self._waiting.values(), *self._asking.values()):
             waiter.finish(None, error)
         self._waiting.clear()
 
@@ -301,7 +439,7 @@ def _steps(
 
 
 class _Waiter:
-    """Somebody who waits for an entry of a term to be applied."""
+    """Somebody who waits for an entry of a term to be applied, or for an answer."""
 
     def __init__(self, term: int) -> None:
         self.term = term
@@ -312,6 +450,13 @@ class _Waiter:
     def finish(self, result: object, error: Exception | None) -> None:
         self.result, self.error = result, error
         self.done.set()
+
+    async def wait(self) -> object:
+        """The result. Raises the error."""
+        await self.done.wait()
+        if self.error is not None:
+            raise self.error
+        return self.result
 
 
 def _reopen(journal: Journal) -> tuple[Journal, Recovered]:

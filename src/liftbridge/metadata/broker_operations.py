@@ -45,6 +45,7 @@ class RegisterBroker:
         feature_level: what it understands.
         ended: how its last run did. What may have lost committed messages cannot lead before it has caught
             up; a stream that counts only what is on disk has lost none in an unclean end.
+        node_id: of its node of the consensus; a wiped disk is another node.
     """
 
     broker: str
@@ -53,6 +54,7 @@ class RegisterBroker:
     rack: str = ""
     feature_level: int = 0
     ended: Ended = Ended.UNCLEAN
+    node_id: int = 0
 
     def encode(self) -> bytes:
         """The stored form."""
@@ -63,6 +65,7 @@ class RegisterBroker:
             rack=self.rack,
             feature_level=self.feature_level,
             ended=self.ended.value,
+            node_id=self.node_id,
         )
         return envelope(internal_pb2.REGISTER_BROKER, body)
 
@@ -197,6 +200,7 @@ def _decode_register(body: bytes) -> RegisterBroker:
         rack=message.rack,
         feature_level=message.feature_level,
         ended=decode_ended(message.ended),
+        node_id=message.node_id,
     )
 
 

@@ -60,6 +60,7 @@ class Broker:
     rack: str
     feature_level: int
     ended: Ended
+    node_id: int
     state: BrokerState
 
     @property
@@ -132,6 +133,7 @@ class Brokers:
                 operation.rack,
                 operation.feature_level,
                 operation.ended,
+                operation.node_id,
                 BrokerState.FENCED,
             )
         else:
@@ -166,6 +168,7 @@ class Brokers:
                 rack=record.rack,
                 feature_level=record.feature_level,
                 ended=record.ended.value,
+                node_id=record.node_id,
                 state=record.state.value,
             )
             for record in self._by_id.values()
@@ -192,6 +195,7 @@ class Brokers:
                 message.rack,
                 message.feature_level,
                 decode_ended(message.ended),
+                message.node_id,
                 state,
             )
         return brokers

@@ -321,20 +321,22 @@ class LeaderWish(_message.Message):
     def __init__(self, stream_id: _Optional[bytes] = ..., partition: _Optional[int] = ..., leader: _Optional[str] = ...) -> None: ...
 
 class RegisterBroker(_message.Message):
-    __slots__ = ("broker", "incarnation", "addresses", "rack", "feature_level", "ended")
+    __slots__ = ("broker", "incarnation", "addresses", "rack", "feature_level", "ended", "node_id")
     BROKER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     RACK_FIELD_NUMBER: _ClassVar[int]
     FEATURE_LEVEL_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
     broker: str
     incarnation: bytes
     addresses: _containers.RepeatedScalarFieldContainer[str]
     rack: str
     feature_level: int
     ended: int
-    def __init__(self, broker: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., rack: _Optional[str] = ..., feature_level: _Optional[int] = ..., ended: _Optional[int] = ...) -> None: ...
+    node_id: int
+    def __init__(self, broker: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., addresses: _Optional[_Iterable[str]] = ..., rack: _Optional[str] = ..., feature_level: _Optional[int] = ..., ended: _Optional[int] = ..., node_id: _Optional[int] = ...) -> None: ...
 
 class FenceBroker(_message.Message):
     __slots__ = ("broker", "broker_epoch", "wishes")
@@ -373,7 +375,7 @@ class UnregisterBroker(_message.Message):
     def __init__(self, broker: _Optional[str] = ..., broker_epoch: _Optional[int] = ...) -> None: ...
 
 class BrokerRecord(_message.Message):
-    __slots__ = ("broker", "incarnation", "broker_epoch", "addresses", "rack", "feature_level", "ended", "state")
+    __slots__ = ("broker", "incarnation", "broker_epoch", "addresses", "rack", "feature_level", "ended", "state", "node_id")
     BROKER_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -382,6 +384,7 @@ class BrokerRecord(_message.Message):
     FEATURE_LEVEL_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
     broker: str
     incarnation: bytes
     broker_epoch: int
@@ -390,7 +393,8 @@ class BrokerRecord(_message.Message):
     feature_level: int
     ended: int
     state: int
-    def __init__(self, broker: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., broker_epoch: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., rack: _Optional[str] = ..., feature_level: _Optional[int] = ..., ended: _Optional[int] = ..., state: _Optional[int] = ...) -> None: ...
+    node_id: int
+    def __init__(self, broker: _Optional[str] = ..., incarnation: _Optional[bytes] = ..., broker_epoch: _Optional[int] = ..., addresses: _Optional[_Iterable[str]] = ..., rack: _Optional[str] = ..., feature_level: _Optional[int] = ..., ended: _Optional[int] = ..., state: _Optional[int] = ..., node_id: _Optional[int] = ...) -> None: ...
 
 class PartitionState(_message.Message):
     __slots__ = ("replicas", "isr", "leader", "leader_epoch", "epoch", "paused", "readonly", "pause_first_ns", "pause_latest_ns", "readonly_first_ns", "readonly_latest_ns", "elr", "last_known", "unclean_epoch", "adding", "removing")
