@@ -229,8 +229,8 @@ class Consensus:
         self._news.set()
 
     async def run(self, *, tick_seconds: float = TICK_SECONDS) -> None:
-        """Keep the time, and do what messages ask for, until cancelled, or until nothing can be stored any more:
-        then others do without this node."""
+        """Keep the time, and do what messages ask for, until cancelled, or until nothing can be stored any
+        more: then others do without this node."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_time, tick_seconds)
             while self.journal.failed is None:
@@ -298,8 +298,8 @@ class Consensus:
             self._snapshot_refused = refused
             if refused:
                 logger.error(
-                    "the leader's snapshot of the metadata has %d bytes, more than the %d that are taken: this "
-                    "server stays behind",
+                    "the leader's snapshot of the metadata has %d bytes, more than the %d that are taken: "
+                    "this server stays behind",
                     refused,
                     self._options.max_snapshot_bytes,
                 )
