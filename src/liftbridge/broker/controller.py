@@ -1,15 +1,21 @@
 """The controller: the one place where metadata changes.
 
-It owns the state of the cluster, and lets one operation through at a time: check against the state, have it
-agreed on (`consensus.py`), which stores and applies it, tell the subscribers. The order is the invariant:
+It owns the state of the cluster and has operations agreed on (`consensus.py`), which stores and applies them.
+One broker decides, the leader of the consensus: it lets one operation through at a time, checked against the
+state. The others know the same state a moment later. What they are asked to change they decide on that state,
+when it is as new as their being asked, and have the leader carry it out (`forwarding.py`); what changes
+meanwhile is for the check in `ClusterState.apply`, which every operation passes. So it makes no difference to
+a client which broker it asks. Subscribers are told of every operation that is applied here.
 
-- A refused operation never reaches the journal.
-- Nothing is applied, and nobody is told, before the operation is agreed on and on the disk.
-- A caller that gave up may find that its operation took place.
+- A refused operation of the leader's never reaches the journal.
+- Nothing is applied, and nobody is told, before the operation is agreed on and on this disk.
+- Whoever has had something changed here finds it changed here.
+- A caller that gave up may find that its operation took place. So may one whose leader was lost meanwhile: it
+  is told so, if asking again could do twice what was to be done once.
 - When the journal fails, whether the disk has the operation is unknown. No further operation is accepted
   until a restart has read the truth from the disk; reading metadata goes on.
 
-This server is its own cluster: the only member of the consensus, the only broker.
+A server that is its own cluster is the only member of the consensus, and always its leader.
 """
 
 from __future__ import annotations
@@ -17,18 +23,34 @@ from __future__ import annotations
 import logging
 import secrets
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import trio
 
-from liftbridge.broker.consensus import Consensus, NotLeadingError
+from liftbridge.broker.consensus import BusyError, Consensus, NotLeadingError, Role
+from liftbridge.broker.forwarding import (
+    PROPOSE,
+    READ,
+    AnswerError,
+    Links,
+    LostError,
+    NotDecidingError,
+    UnreachableError,
+    answer,
+    answer_elsewhere,
+    answer_refused,
+    done_before,
+    index_of,
+    repeatable,
+)
 from liftbridge.broker.identity import DataDirectory, DataDirectoryError
 from liftbridge.broker.journal import Journal, JournalError, Recovered, read_entries
 from liftbridge.broker.journal_format import snapshot_path
 from liftbridge.metadata import operations
 from liftbridge.metadata.errors import MetadataCode, MetadataError
-from liftbridge.metadata.groups import Group
 from liftbridge.metadata.model import Stream, StreamSettings
 from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation, OperationError
 from liftbridge.metadata.placement import place
@@ -38,13 +60,23 @@ from liftbridge.metadata.validation import (
     check_delete_stream,
     resolve_replication_factor,
 )
-from liftbridge.raft import Entry, EntryKind, Members, Message, Snapshot, encode_members
+from liftbridge.raft import Entry, EntryKind, Members, Message, Options, Snapshot, encode_members
 
 logger = logging.getLogger("liftbridge.metadata")
 
 # Clients compare the whole text to tell "try again in a moment" from a failure.
 LEADER_UNKNOWN_TEXT = "no known metadata leader"
+OUTCOME_UNKNOWN_TEXT = (
+    "the leader of the metadata was lost while it carried this out: it may have taken effect or not; look, "
+    "and ask again if it has not"
+)
 METADATA_DIRECTORY = "metadata"
+# How long a request waits for somebody who decides.
+DECISION_SECONDS = 5.0
+# Between two attempts when nothing has changed meanwhile.
+AGAIN_SECONDS = 0.1
+# Of the operations applied last it is known what came of them, for those who had others carry them out.
+OUTCOMES_KEPT = 4096
 
 Subscriber = Callable[[int, Operation, Outcome], None]
 
@@ -60,7 +92,6 @@ class Controller:
         state: what the cluster has agreed on; to be read only.
         broker: id of this server.
         namespace: the cluster's namespace.
-        is_leader: whether this server decides on metadata.
     """
 
     def __init__(
@@ -72,13 +103,15 @@ class Controller:
         namespace: str,
         clock: Callable[[], int],
         encryption_refusal: str = "",
+        links: Links | None = None,
     ) -> None:
         self.state = metadata.state
         self.broker = broker
         self.namespace = namespace
-        self.is_leader = True
+        self._closed = False
         self._consensus = consensus
-        self._subscribers = metadata.subscribers
+        self._metadata = metadata
+        self._links = links
         self._clock = clock
         self._encryption_refusal = encryption_refusal
         self._turn = trio.Lock()
@@ -93,6 +126,9 @@ class Controller:
         clock: Callable[[], int],
         snapshot_entries: int = 8192,
         encryption_refusal: str = "",
+        send: Callable[[Message], None] | None = None,
+        links: Links | None = None,
+        options: Options | None = None,
     ) -> Controller:
         """Recover the metadata from the data directory, or begin a cluster.
 
@@ -103,6 +139,9 @@ class Controller:
             clock: ns since the epoch, for creation times.
             snapshot_entries: operations between two snapshots.
             encryption_refusal: why this server cannot encrypt streams; empty when it can.
+            send, links: how other members are reached, by messages that may be lost and by questions; None
+                for a server that is its own cluster.
+            options: bounds and times of the consensus.
 
         Raises ControllerStartError. Cancelling waits until the directory is in order.
         """
@@ -110,7 +149,7 @@ class Controller:
         journal.snapshot_entries = snapshot_entries
         metadata = _Metadata(journal.directory)
         try:
-            consensus = Consensus(journal, recovered, metadata, _nobody)
+            consensus = Consensus(journal, recovered, metadata, send or _nobody, options)
             await consensus.start()
         except BaseException:
             journal.close()
@@ -122,7 +161,18 @@ class Controller:
             namespace=namespace,
             clock=clock,
             encryption_refusal=encryption_refusal,
+            links=links,
         )
+
+    @property
+    def consensus(self) -> Consensus:
+        """The node of this server; with other members somebody has to run it, and deliver their messages."""
+        return self._consensus
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this server decides on metadata."""
+        return not self._closed and (self._consensus.alone or self._consensus.leads)
 
     @property
     def term(self) -> int:
@@ -140,28 +190,69 @@ class Controller:
         Calls come in order of index, in the task that proposed the operation, before its caller hears of it.
         A subscriber does not block and does not raise. What was recovered at the start is in `state` already.
         """
-        self._subscribers.append(subscriber)
+        self._metadata.subscribers.append(subscriber)
 
     async def propose(self, operation: Operation) -> Outcome:
         """Carry out an operation: when this returns it is durable and applied, and all subscribers know.
 
         Returns what `ClusterState.apply` does. Raises MetadataError: a precondition does not hold, or
-        INTERNAL when it could not be made durable.
+        INTERNAL when nobody decides, or when it could not be made durable.
         """
         outcome = await self.change(lambda _: operation)
         assert outcome is not None
         return outcome
 
     async def change(self, decide: Callable[[ClusterState], Operation | None]) -> Outcome | None:
-        """Carry out the operation that `decide` makes of the state when it is its turn, so that nothing comes
-        in between; None when it finds nothing to do.
+        """Carry out the operation that `decide` makes of the state, so that nothing comes in between here;
+        None when it finds nothing to do.
 
-        Returns and raises as `propose` does; what `decide` raises comes through.
+        The state has all that was agreed on before this was called. Returns and raises as `propose` does;
+        what `decide` raises comes through.
         """
-        async with self._turn:
-            self._require_leader()
+        deadline = trio.current_time() + DECISION_SECONDS
+        await self._catch_up(deadline)
+        begun = False
+        # Those who have others decide need not wait for each other.
+        async with self._turn if self.is_leader else nullcontext():
             operation = decide(self.state)
-            return None if operation is None else await self._commit(operation)
+            if operation is None:
+                return None
+            if self.is_leader:
+                try:
+                    return (await self._commit(operation))[1]
+                except NotLeadingError as error:
+                    begun = error.begun
+        return await self._have_committed(operation, begun, deadline)
+
+    async def answer_propose(self, payload: bytes) -> bytes:
+        """Another broker wants an operation carried out. Returns the answer to it."""
+        try:
+            operation = operations.decode(payload)
+            async with self._turn:
+                if not self.is_leader:
+                    return answer_elsewhere()
+                index, _ = await self._commit(operation)
+        except OperationError as error:
+            return answer_refused(MetadataError(MetadataCode.FAILED_PRECONDITION, str(error)))
+        except MetadataError as error:
+            return answer_refused(error)
+        except NotLeadingError as error:
+            if not error.begun:
+                return answer_elsewhere()
+            return answer_refused(MetadataError(MetadataCode.INTERNAL, OUTCOME_UNKNOWN_TEXT))
+        return answer(index)
+
+    async def answer_read(self, payload: bytes) -> bytes:
+        """Another broker wants to know how much is agreed on. Returns the answer to it."""
+        del payload  # there is nothing to say yet
+        try:
+            if not self.is_leader:
+                return answer_elsewhere()
+            return answer(await self._newest())
+        except BusyError as error:
+            return answer_refused(MetadataError(MetadataCode.RESOURCE_EXHAUSTED, str(error)))
+        except NotLeadingError:
+            return answer_elsewhere()
 
     async def create_stream(
         self,
@@ -188,7 +279,6 @@ class Controller:
             namespace=self.namespace,
         )
         self._check_available(settings)
-        self._require_leader()
         brokers = [self.broker]
         replicas = resolve_replication_factor(replication_factor, len(brokers))
 
@@ -234,7 +324,7 @@ class Controller:
         """Wait for the operation under way and release the journal. Later operations find no leader."""
         with trio.CancelScope(shield=True):
             async with self._turn:
-                self.is_leader = False
+                self._closed = True
                 await self._consensus.close()
 
     def _check_available(self, settings: StreamSettings) -> None:
@@ -245,25 +335,119 @@ class Controller:
                 f"this server has no master key to encrypt the stream with: {self._encryption_refusal}",
             )
 
-    def _require_leader(self) -> None:
-        if not self.is_leader:
-            raise MetadataError(MetadataCode.INTERNAL, LEADER_UNKNOWN_TEXT)
+    async def _newest(self) -> int:
+        """Index of an entry with which all is applied that was agreed on before now, at the leader."""
+        if self._consensus.alone:
+            return self._consensus.applied
+        return await self._consensus.read_index()
 
-    async def _commit(self, operation: Operation) -> Outcome:
-        """Check, and have it agreed on. The caller holds the turn, and knows that this server leads."""
+    async def _catch_up(self, deadline: float) -> None:
+        """Apply all that was agreed on before now. Raises MetadataError when nobody decides in time."""
+        with trio.CancelScope(deadline=deadline) as scope:
+            while not self.is_leader:
+                self._check_open()
+                role = self._consensus.role
+                try:
+                    index = await self._ask(READ, b"")
+                except (NotDecidingError, UnreachableError, LostError):
+                    await self._wait_role(role)
+                else:
+                    await self._consensus.wait_applied(index)
+                    return
+        if scope.cancelled_caught:
+            raise _no_leader()
+
+    async def _have_committed(self, operation: Operation, begun: bool, deadline: float) -> Outcome:
+        """Have whoever leads carry out an operation; `begun` when it may have been carried out already."""
+        while not begun or repeatable(operation):
+            self._check_open()
+            role = self._consensus.role
+            try:
+                if self.is_leader:
+                    async with self._turn:
+                        return (await self._commit(operation))[1]
+                with trio.CancelScope(deadline=deadline) as scope:
+                    return await self._ask_for(operation)
+            except MetadataError as refusal:
+                if not begun:
+                    raise
+                await self._catch_up(deadline)
+                if not done_before(operation, refusal, self.state):
+                    raise
+                return self._metadata.outcome_of(operation)
+            except (NotDecidingError, UnreachableError):
+                pass
+            except NotLeadingError as error:
+                begun = begun or error.begun
+            except LostError:
+                begun = True
+            else:
+                assert scope.cancelled_caught
+                break
+            if trio.current_time() >= deadline:
+                raise _no_leader()
+            await self._wait_role(role)
+        raise MetadataError(MetadataCode.INTERNAL, OUTCOME_UNKNOWN_TEXT)
+
+    async def _wait_role(self, known: Role) -> None:
+        """Wait for another leader, or a little: what cannot be reached now may be reached then."""
+        with trio.move_on_after(AGAIN_SECONDS), suppress(NotLeadingError):
+            await self._consensus.role_after(known)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _no_leader()
+
+    async def _ask_for(self, operation: Operation) -> Outcome:
+        """Have the leader carry out an operation, and wait until it is applied here."""
+        index = await self._ask(PROPOSE, operation.encode())
+        await self._consensus.wait_applied(index)
+        return self._metadata.outcome_at(index)
+
+    async def _ask(self, kind: str, payload: bytes) -> int:
+        """Ask the leader; the index that it answers with.
+
+        Raises MetadataError, NotDecidingError, UnreachableError, LostError.
+        """
+        leader = self._consensus.core.leader
+        if self._links is None or leader is None or leader == self._consensus.core.node_id:
+            raise UnreachableError
+        try:
+            return index_of(await self._links.ask(leader, kind, payload))
+        except AnswerError as error:
+            raise MetadataError(MetadataCode.INTERNAL, str(error)) from error
+
+    async def _commit(self, operation: Operation) -> tuple[int, Outcome]:
+        """Check, and have it agreed on. Returns its index, and what came of it.
+
+        The caller holds the turn, and knows that this server leads. Raises MetadataError, NotLeadingError.
+        """
         self.state.check(operation)
         try:
-            result = await self._consensus.propose(operation.encode())
-        except NotLeadingError as error:
-            raise MetadataError(MetadataCode.INTERNAL, LEADER_UNKNOWN_TEXT) from error
+            applied = await self._consensus.propose(operation.encode())
+        except BusyError as error:
+            raise MetadataError(MetadataCode.RESOURCE_EXHAUSTED, str(error)) from error
         except JournalError as error:
             # The text says it all; where in our code it happened helps nobody.
             logger.error("a metadata operation was not stored: %s", error)  # noqa: TRY400
             raise MetadataError(MetadataCode.INTERNAL, str(error)) from error
-        if isinstance(result, MetadataError):
-            raise result
-        assert isinstance(result, Stream | Group), result
-        return result
+        assert isinstance(applied, _Applied), applied
+        return applied.index, applied.take()
+
+
+class _Applied:
+    """An operation that was applied, and what came of it."""
+
+    __slots__ = ("index", "operation", "outcome")
+
+    def __init__(self, index: int, operation: Operation, outcome: Outcome | MetadataError) -> None:
+        self.index, self.operation, self.outcome = index, operation, outcome
+
+    def take(self) -> Outcome:
+        """What came of it. Raises the MetadataError with which it was refused."""
+        if isinstance(self.outcome, MetadataError):
+            raise MetadataError(self.outcome.code, self.outcome.text)
+        return self.outcome
 
 
 class _Metadata:
@@ -278,9 +462,24 @@ class _Metadata:
         self.state = ClusterState()
         self.subscribers: list[Subscriber] = []
         self._directory = directory
+        self._recent: OrderedDict[int, _Applied] = OrderedDict()
 
-    def apply(self, index: int, data: bytes) -> object:
-        """Apply an operation. Returns what came of it, or the MetadataError with which it was refused.
+    def outcome_at(self, index: int) -> Outcome:
+        """What came of the operation of an entry that was applied a moment ago. Raises MetadataError."""
+        applied = self._recent.get(index)
+        if applied is None:  # it came in a snapshot, or among very many
+            raise MetadataError(MetadataCode.INTERNAL, OUTCOME_UNKNOWN_TEXT)
+        return applied.take()
+
+    def outcome_of(self, operation: Operation) -> Outcome:
+        """What came of an operation that was applied not long ago. Raises MetadataError."""
+        for applied in reversed(self._recent.values()):
+            if applied.operation == operation and not isinstance(applied.outcome, MetadataError):
+                return applied.outcome
+        raise MetadataError(MetadataCode.INTERNAL, OUTCOME_UNKNOWN_TEXT)
+
+    def apply(self, index: int, data: bytes) -> _Applied:
+        """Apply an operation.
 
         Raises ControllerStartError: another version has proposed it, and this one must not go on without it.
         """
@@ -290,13 +489,18 @@ class _Metadata:
             raise ControllerStartError(
                 f"operation {index} of the metadata journal in {self._directory} cannot be applied: {error}"
             ) from error
+        outcome: Outcome | MetadataError
         try:
             outcome = self.state.apply(index, operation)
         except MetadataError as error:
-            return error
-        for subscriber in self.subscribers:
-            subscriber(index, operation, outcome)
-        return outcome
+            outcome = error
+        else:
+            for subscriber in self.subscribers:
+                subscriber(index, operation, outcome)
+        applied = self._recent[index] = _Applied(index, operation, outcome)
+        if len(self._recent) > OUTCOMES_KEPT:
+            self._recent.popitem(last=False)
+        return applied
 
     def snapshot(self) -> bytes:
         """The whole state."""
@@ -318,6 +522,10 @@ class _Metadata:
 
 def _nobody(message: Message) -> None:
     raise AssertionError(f"there is nobody to send {message} to")
+
+
+def _no_leader() -> MetadataError:
+    return MetadataError(MetadataCode.INTERNAL, LEADER_UNKNOWN_TEXT)
 
 
 def _stream(outcome: Outcome | None) -> Stream:

@@ -671,3 +671,15 @@ class RaftMessage(_message.Message):
     timeout_now: RaftTimeoutNow
     removed: RaftRemoved
     def __init__(self, source: _Optional[int] = ..., target: _Optional[int] = ..., term: _Optional[int] = ..., incarnation: _Optional[int] = ..., vote_request: _Optional[_Union[RaftVoteRequest, _Mapping]] = ..., vote_reply: _Optional[_Union[RaftVoteReply, _Mapping]] = ..., append: _Optional[_Union[RaftAppend, _Mapping]] = ..., append_reply: _Optional[_Union[RaftAppendReply, _Mapping]] = ..., snapshot_chunk: _Optional[_Union[RaftSnapshotChunk, _Mapping]] = ..., snapshot_reply: _Optional[_Union[RaftSnapshotReply, _Mapping]] = ..., timeout_now: _Optional[_Union[RaftTimeoutNow, _Mapping]] = ..., removed: _Optional[_Union[RaftRemoved, _Mapping]] = ...) -> None: ...
+
+class MetadataAnswer(_message.Message):
+    __slots__ = ("index", "code", "text", "not_deciding")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    NOT_DECIDING_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    code: int
+    text: str
+    not_deciding: bool
+    def __init__(self, index: _Optional[int] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., not_deciding: bool = ...) -> None: ...

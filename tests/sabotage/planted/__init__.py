@@ -18,6 +18,7 @@ from planted.broker import GROUPS, INTERNAL_STREAMS, PAUSING
 from planted.bug import Bug
 from planted.cli import CHANGING, FINDING, PRINTING
 from planted.client import CALLING, CONNECTION, MEMBERS, PUBLISHING, SUBSCRIBING
+from planted.cluster import DECIDING
 from planted.log import AWAKE, CHECKS, COMPACTING, READING, RECOVERY, REMOVING, SYNCING
 from planted.obs import OBSERVING
 from planted.raft import CONSENSUS
@@ -57,4 +58,5 @@ BUGS = (
     + REPLICATION
     + ELECTIONS
     + OBSERVING
+    + DECIDING
 )
