@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import trio
 from controllers import controllers_of
@@ -167,6 +169,72 @@ async def test_only_who_decides_carries_out_what_others_ask(tmp_path):
         with pytest.raises(MetadataError) as caught:
             index_of(await leader.answer_propose(b"\xff"))
         assert caught.value.code is MetadataCode.FAILED_PRECONDITION
+
+
+async def members_are(controllers, names: set[int], *, voters: bool = True) -> None:
+    """Wait until all know that those are the members, all with a vote."""
+    nodes = {controllers.running[name].consensus.core.node_id for name in names}
+    for name in names:
+        core = controllers.running[name].consensus.core
+        while core.members.voters != nodes:
+            await trio.sleep(0.02)
+            core = controllers.running[name].consensus.core
+
+
+async def registered(controllers, *names: int) -> None:
+    for name in names:
+        await controllers.register(name, incarnation=100 + name)
+        await controllers.unfence(name)
+
+
+async def test_a_server_joins_and_gets_a_vote(tmp_path):
+    async with controllers_of(tmp_path, 1) as controllers:
+        await registered(controllers, 1)
+        stream = await controllers.running[1].create_stream(name="orders", subject="orders")
+        for name in (2, 3):
+            controllers.create_joining(name)
+            joined = await controllers.start(name)
+            await registered(controllers, name)
+            assert joined.state.stream("orders") == stream
+        await members_are(controllers, {1, 2, 3})
+        # Whoever joined can do without who began.
+        await controllers.stop(1)
+        assert await controllers.running[3].delete_stream("orders") == stream
+
+
+async def test_a_server_whose_disk_was_replaced_is_another_node(tmp_path):
+    async with controllers_of(tmp_path, 3) as controllers:
+        await registered(controllers, 1, 2, 3)
+        await members_are(controllers, {1, 2, 3})
+        gone = await controllers.follower()
+        old = controllers.running[gone].consensus.core.node_id
+        await controllers.stop(gone)
+        shutil.rmtree(tmp_path / f"node{gone}")
+        controllers.create_joining(gone)
+        await controllers.start(gone)
+        await controllers.register(gone, incarnation=200)
+        await controllers.unfence(gone)
+        await members_are(controllers, {1, 2, 3})
+        assert old not in controllers.running[gone].consensus.core.members.voters
+
+
+async def test_each_run_of_a_server_has_an_epoch_of_its_own(tmp_path):
+    async with controllers_of(tmp_path, 3) as controllers:
+        await registered(controllers, 1, 2, 3)
+        name = await controllers.follower()
+        first = await controllers.register(name, incarnation=100 + name)
+        assert first.epoch == controllers.running[name].state.brokers[f"node{name}"].epoch
+        second = await controllers.register(name, incarnation=300)
+        assert first.epoch is None or first.epoch > second.epoch
+        assert second.epoch is not None
+
+
+async def test_only_a_registration_is_taken_from_who_belongs_to_nothing(tmp_path):
+    async with controllers_of(tmp_path, 1) as controllers:
+        controller = controllers.running[1]
+        with pytest.raises(MetadataError, match="only a registration"):
+            index_of(await controller.answer_register(create("orders").encode()))
+        assert "orders" not in controller.state.streams
 
 
 def test_an_answer_is_an_index_or_says_why_not():

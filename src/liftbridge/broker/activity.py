@@ -27,8 +27,9 @@ import trio
 from google.protobuf.message import DecodeError
 
 from liftbridge.broker.config import ActivityConfig
-from liftbridge.broker.controller import METADATA_DIRECTORY, Controller
+from liftbridge.broker.controller import Controller
 from liftbridge.broker.durable import replace_file
+from liftbridge.broker.founding import METADATA_DIRECTORY
 from liftbridge.broker.internal_publisher import InternalPublisher, NotStoredError, TooLargeError
 from liftbridge.broker.internal_streams import NotLeadingError, OwnPartitions, messages_in
 from liftbridge.broker.partition import Partition

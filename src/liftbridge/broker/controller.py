@@ -21,7 +21,6 @@ A server that is its own cluster is the only member of the consensus, and always
 from __future__ import annotations
 
 import logging
-import secrets
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable
@@ -34,6 +33,7 @@ from liftbridge.broker.consensus import BusyError, Consensus, NotLeadingError, R
 from liftbridge.broker.forwarding import (
     PROPOSE,
     READ,
+    REGISTER,
     AnswerError,
     Links,
     LostError,
@@ -46,10 +46,12 @@ from liftbridge.broker.forwarding import (
     index_of,
     repeatable,
 )
+from liftbridge.broker.founding import METADATA_DIRECTORY, Begin, FoundingError, found
 from liftbridge.broker.identity import DataDirectory, DataDirectoryError
 from liftbridge.broker.journal import Journal, JournalError, Recovered, read_entries
 from liftbridge.broker.journal_format import snapshot_path
 from liftbridge.metadata import operations
+from liftbridge.metadata.broker_operations import RegisterBroker
 from liftbridge.metadata.errors import MetadataCode, MetadataError
 from liftbridge.metadata.model import Stream, StreamSettings
 from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation, OperationError
@@ -60,7 +62,7 @@ from liftbridge.metadata.validation import (
     check_delete_stream,
     resolve_replication_factor,
 )
-from liftbridge.raft import Entry, EntryKind, Members, Message, Options, Snapshot, encode_members
+from liftbridge.raft import EntryKind, Message, Options, Snapshot
 
 logger = logging.getLogger("liftbridge.metadata")
 
@@ -70,7 +72,6 @@ OUTCOME_UNKNOWN_TEXT = (
     "the leader of the metadata was lost while it carried this out: it may have taken effect or not; look, "
     "and ask again if it has not"
 )
-METADATA_DIRECTORY = "metadata"
 # How long a request waits for somebody who decides.
 DECISION_SECONDS = 5.0
 # Between two attempts when nothing has changed meanwhile.
@@ -223,6 +224,31 @@ class Controller:
                 except NotLeadingError as error:
                     begun = error.begun
         return await self._have_committed(operation, begun, deadline)
+
+    async def register(self, operation: RegisterBroker) -> None:
+        """Have a broker registered: this one, which may not have heard yet of anybody who decides.
+
+        When this returns it is agreed on, and will be applied here. Raises MetadataError.
+        """
+        if self._links is None or self.is_leader or self._consensus.core.leader is not None:
+            await self.propose(operation)
+            return
+        try:
+            index_of(await self._links.ask_anybody(REGISTER, operation.encode()))
+        except (UnreachableError, LostError, NotDecidingError):
+            raise _no_leader() from None
+        except AnswerError as error:
+            raise MetadataError(MetadataCode.INTERNAL, str(error)) from error
+
+    async def answer_register(self, payload: bytes) -> bytes:
+        """A broker that has just come wants to be registered. Returns the answer to it."""
+        try:
+            await self.propose(_registration(payload))
+        except OperationError as error:
+            return answer_refused(MetadataError(MetadataCode.FAILED_PRECONDITION, str(error)))
+        except MetadataError as error:
+            return answer_refused(error)
+        return answer(self._consensus.applied)
 
     async def answer_propose(self, payload: bytes) -> bytes:
         """Another broker wants an operation carried out. Returns the answer to it."""
@@ -524,6 +550,13 @@ def _nobody(message: Message) -> None:
     raise AssertionError(f"there is nobody to send {message} to")
 
 
+def _registration(payload: bytes) -> RegisterBroker:
+    operation = operations.decode(payload)
+    if not isinstance(operation, RegisterBroker):
+        raise OperationError("only a registration can be asked for so")
+    return operation
+
+
 def _no_leader() -> MetadataError:
     return MetadataError(MetadataCode.INTERNAL, LEADER_UNKNOWN_TEXT)
 
@@ -534,42 +567,24 @@ def _stream(outcome: Outcome | None) -> Stream:
 
 
 def _open(data: DataDirectory, bootstrap: bool) -> tuple[Journal, Recovered]:
-    """Open the journal of the data directory, or begin one.
-
-    The journal is begun before the directory is marked as belonging to the cluster, so that a directory which
-    is marked but has no journal is known to have lost it, and is not taken for a new one.
-    """
+    """Open the journal of the data directory, or begin one."""
     directory = data.path / METADATA_DIRECTORY
     try:
         if not Journal.exists(directory):
-            _bootstrap(directory, data, bootstrap)
+            if not bootstrap and data.cluster_id is None:
+                raise ControllerStartError(
+                    f"data directory {data.path} belongs to no cluster yet; start the first server of a new "
+                    "cluster with --raft-bootstrap-seed, or use `liftbridge dev` to try things out"
+                )
+            found(data, Begin())
         journal, recovered = Journal.open(directory)
         try:
             data.join_cluster(journal.cluster_id)
         except BaseException:
             journal.close()
             raise
-    except (JournalError, DataDirectoryError) as error:
+    except (JournalError, DataDirectoryError, FoundingError) as error:
         raise ControllerStartError(str(error)) from error
     except OSError as error:
         raise ControllerStartError(f"the metadata in {directory} cannot be opened: {error}") from error
     return journal, recovered
-
-
-def _bootstrap(directory: Path, data: DataDirectory, bootstrap: bool) -> None:
-    """Begin a cluster of this server alone."""
-    if data.cluster_id is not None:
-        raise ControllerStartError(
-            f"{directory} holds no metadata, but this server belongs to cluster {data.cluster_id}; restore "
-            "the directory from a copy"
-        )
-    if not bootstrap:
-        raise ControllerStartError(
-            f"data directory {data.path} belongs to no cluster yet; start the first server of a new cluster "
-            "with --raft-bootstrap-seed, or use `liftbridge dev` to try things out"
-        )
-    cluster_id = uuid.uuid4()
-    node_id = secrets.randbelow(2**64 - 1) + 1
-    logger.info("beginning cluster %s in %s", cluster_id, data.path)
-    members = Entry(1, 1, EntryKind.MEMBERS, encode_members(Members(voters=frozenset({node_id}))))
-    Journal.create(directory, cluster_id, node_id, entries=[members]).close()

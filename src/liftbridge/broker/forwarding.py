@@ -2,7 +2,8 @@
 
 Two questions: carry out an operation, and up to which entry is all agreed on that was agreed on before now.
 Both are answered with the index of an entry, which the asking broker then waits to apply itself: whoever
-asked it sees what it caused when it looks there. A refusal travels as what it is, a code and a text.
+asked it sees what it caused when it looks there. A refusal travels as what it is, a code and a text. A third
+is for who has just come, and knows of no leader: any broker has it registered.
 
 What was sent and not answered may have been carried out. So an operation may be asked for again only when
 doing it twice is doing it once, or when the second time fails in a way that tells that the first did not
@@ -15,6 +16,7 @@ from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
+from liftbridge.metadata.broker_operations import RegisterBroker
 from liftbridge.metadata.errors import MetadataCode, MetadataError
 from liftbridge.metadata.operations import (
     CreateStream,
@@ -30,8 +32,10 @@ from liftbridge.raft import NodeId
 
 PROPOSE = "metadata.propose"
 READ = "metadata.read"
+REGISTER = "metadata.register"
 
-_REPEATABLE = (CreateStream, DeleteStream, PauseStream, ResumeStream, SetStreamReadonly)
+# A broker registers once for each of its incarnations, however often it is asked for.
+_REPEATABLE = (CreateStream, DeleteStream, PauseStream, ResumeStream, SetStreamReadonly, RegisterBroker)
 
 
 class UnreachableError(Exception):
@@ -55,6 +59,9 @@ class Links(Protocol):
 
     async def ask(self, node: NodeId, kind: str, payload: bytes) -> bytes:
         """The answer of the broker with that node to a question. Raises UnreachableError, LostError."""
+
+    async def ask_anybody(self, kind: str, payload: bytes) -> bytes:
+        """The answer of whichever broker can be asked. Raises UnreachableError, LostError."""
 
 
 def repeatable(operation: Operation) -> bool:

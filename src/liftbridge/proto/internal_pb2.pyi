@@ -683,3 +683,17 @@ class MetadataAnswer(_message.Message):
     text: str
     not_deciding: bool
     def __init__(self, index: _Optional[int] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., not_deciding: bool = ...) -> None: ...
+
+class Announcement(_message.Message):
+    __slots__ = ("server_id", "cluster_id", "host", "port", "proof")
+    SERVER_ID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    server_id: str
+    cluster_id: bytes
+    host: str
+    port: int
+    proof: bytes
+    def __init__(self, server_id: _Optional[str] = ..., cluster_id: _Optional[bytes] = ..., host: _Optional[str] = ..., port: _Optional[int] = ..., proof: _Optional[bytes] = ...) -> None: ...
