@@ -11,7 +11,7 @@ from hyperframe.frame import GoAwayFrame, PingFrame
 from rpc_support import PREFACE, Api, RawClient, grpcio, serve
 
 from liftbridge.proto import api_pb2
-from liftbridge.rpc import Limits, RpcServer
+from liftbridge.rpc import HealthServicer, Limits, RpcServer
 
 
 @pytest.fixture
@@ -104,6 +104,27 @@ async def test_shutdown_before_serve_and_twice(nursery):
     server, _ = await serve(nursery, Api())
     await server.shutdown(1)
     await server.shutdown(1)
+
+
+async def test_methods_that_come_later(nursery, connect):
+    """A server that is starting says to try again; the connections that it has then have the rest."""
+    api = Api()
+    server = RpcServer([HealthServicer().service], starting=True)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    await nursery.start(server.serve, [listener])
+    client = await connect(listener.socket.getsockname()[1])
+    early = await client.trailers(await client.call("Subscribe", SUBSCRIBE_IDLE))
+    assert early["grpc-status"] == "14"
+    assert "is starting" in early["grpc-message"]
+    server.add([api.service])
+    publish = await client.call("Publish", api_pb2.PublishRequest(stream="wait").SerializeToString())
+    await api.state.until(lambda state: state.running == 1)
+    api.state.release.set()
+    assert (await client.trailers(publish))["grpc-status"] == "0"
+    late = await client.trailers(await client.call("FetchCursor", b""))
+    assert late["grpc-status"] == "12"
+    with pytest.raises(ValueError, match="given twice"):
+        server.add([api.service])
 
 
 async def test_cancelling_serve_ends_everything(connect):

@@ -697,3 +697,61 @@ class Announcement(_message.Message):
     port: int
     proof: bytes
     def __init__(self, server_id: _Optional[str] = ..., cluster_id: _Optional[bytes] = ..., host: _Optional[str] = ..., port: _Optional[int] = ..., proof: _Optional[bytes] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("broker", "broker_epoch", "leaving", "positions")
+    BROKER_FIELD_NUMBER: _ClassVar[int]
+    BROKER_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    broker: str
+    broker_epoch: int
+    leaving: bool
+    positions: _containers.RepeatedCompositeFieldContainer[ReplicaPosition]
+    def __init__(self, broker: _Optional[str] = ..., broker_epoch: _Optional[int] = ..., leaving: bool = ..., positions: _Optional[_Iterable[_Union[ReplicaPosition, _Mapping]]] = ...) -> None: ...
+
+class ReplicaPosition(_message.Message):
+    __slots__ = ("replica", "last_epoch", "next_offset", "synced_offset", "lost")
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    LAST_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    NEXT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    SYNCED_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    replica: ReplicaId
+    last_epoch: int
+    next_offset: int
+    synced_offset: int
+    lost: bool
+    def __init__(self, replica: _Optional[_Union[ReplicaId, _Mapping]] = ..., last_epoch: _Optional[int] = ..., next_offset: _Optional[int] = ..., synced_offset: _Optional[int] = ..., lost: bool = ...) -> None: ...
+
+class HeartbeatAnswer(_message.Message):
+    __slots__ = ("not_deciding", "confirmed", "reason", "wanted")
+    NOT_DECIDING_FIELD_NUMBER: _ClassVar[int]
+    CONFIRMED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    not_deciding: bool
+    confirmed: bool
+    reason: str
+    wanted: _containers.RepeatedCompositeFieldContainer[ReplicaId]
+    def __init__(self, not_deciding: bool = ..., confirmed: bool = ..., reason: _Optional[str] = ..., wanted: _Optional[_Iterable[_Union[ReplicaId, _Mapping]]] = ...) -> None: ...
+
+class CoordinatorReport(_message.Message):
+    __slots__ = ("group_id", "consumer_id", "coordinator", "epoch")
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    CONSUMER_ID_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    group_id: str
+    consumer_id: str
+    coordinator: str
+    epoch: int
+    def __init__(self, group_id: _Optional[str] = ..., consumer_id: _Optional[str] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class AwaitPartitions(_message.Message):
+    __slots__ = ("stream_id", "partitions")
+    STREAM_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    stream_id: bytes
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, stream_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ...) -> None: ...

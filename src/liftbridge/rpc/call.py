@@ -6,7 +6,7 @@ passes through.
 """
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -256,32 +256,54 @@ async def _send(stream: Stream, response: "Frames | Message") -> None:
         await stream.send_message(response.SerializeToString())
 
 
-def methods_of(services: "list[Any]", guard: "Guard | None" = None) -> "dict[str, Method]":
-    """Return the methods of purerpc services by path, "/proto.API/Publish".
+class Methods:
+    """The methods of a server by path, "/proto.API/Publish".
 
     A method that a servicer has not overridden is left out, and so answered with UNIMPLEMENTED.
 
-    Raises:
-        ValueError: two services have one name.
-        TypeError: `raw_requests` decorates a handler without a stream of requests.
+    Attributes:
+        starting: whether more are to come.
     """
-    names = [service.name for service in services]
-    if len(set(names)) < len(names):
-        raise ValueError(f"a service is given twice among {names}")
-    methods: dict[str, Method] = {}
-    for service in services:
-        for name, bound in service.methods.items():
-            written = _written(bound.method_fn)
-            if not written.__module__.endswith(_GENERATED):
-                path = f"/{service.name}/{name}"
-                raw = bool(getattr(written, _RAW_REQUESTS, False))
-                begin = getattr(written, _BEGIN, None)
-                if begin is not None:
-                    begin = partial(begin, written.__self__)  # type: ignore[attr-defined]
-                methods[path] = Method(
-                    path, bound.method_fn, bound.signature, raw=raw, guard=guard, begin=begin
-                )
-    return methods
+
+    def __init__(self, starting: bool = False) -> None:
+        self.starting = starting
+        self._by_path: dict[str, Method] = {}
+        self._services: set[str] = set()
+
+    def get(self, path: str) -> "Method | None":
+        """Return the method of a path, None when there is none (yet)."""
+        return self._by_path.get(path)
+
+    def refusal(self, path: str) -> Status:
+        """Return what a call of a method is told that is not there."""
+        if self.starting:
+            return Status(StatusCode.UNAVAILABLE, f"this server is starting and has no {path} yet; try again")
+        return Status(StatusCode.UNIMPLEMENTED, f"{path} is no method of this server")
+
+    def add(self, services: "Sequence[Any]", guard: "Guard | None" = None) -> None:
+        """Add the methods of purerpc services.
+
+        Raises:
+            ValueError: two services have one name.
+            TypeError: `raw_requests` decorates a handler without a stream of requests.
+        """
+        for service in services:
+            if service.name in self._services:
+                raise ValueError(f"the service {service.name} is given twice")
+            self._services.add(service.name)
+            for name, bound in service.methods.items():
+                written = _written(bound.method_fn)
+                if not written.__module__.endswith(_GENERATED):
+                    path = f"/{service.name}/{name}"
+                    self._by_path[path] = _method(path, bound, written, guard)
+
+
+def _method(path: str, bound: Any, written: Callable[..., Any], guard: "Guard | None") -> Method:
+    begin = getattr(written, _BEGIN, None)
+    if begin is not None:
+        begin = partial(begin, written.__self__)  # type: ignore[attr-defined]
+    raw = bool(getattr(written, _RAW_REQUESTS, False))
+    return Method(path, bound.method_fn, bound.signature, raw=raw, guard=guard, begin=begin)
 
 
 def _written(function: Callable[..., Any]) -> Callable[..., Any]:

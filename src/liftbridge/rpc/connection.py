@@ -28,7 +28,7 @@ from liftbridge.sockets import Turn, receive
 
 from . import headers
 from .abuse import Floods
-from .call import Method
+from .call import Method, Methods
 from .context import CallContext, Request
 from .errors import Status, StatusCode
 from .immediate import Deadlines
@@ -51,7 +51,7 @@ class Connection:
     def __init__(
         self,
         transport: trio.abc.Stream,
-        methods: "dict[str, Method]",
+        methods: Methods,
         limits: Limits,
         peer: str,
         peer_certificate: "dict[str, Any] | None",
@@ -464,8 +464,7 @@ class Connection:
             return
         method = self._methods.get(head.path)
         if method is None:
-            message = f"{head.path} is no method of this server"
-            stream.finish(Status(StatusCode.UNIMPLEMENTED, message))
+            stream.finish(self._methods.refusal(head.path))
             return
         stream.streaming = method.streaming
         self._streams[stream_id] = stream

@@ -22,7 +22,7 @@ import trio
 
 from liftbridge.sockets import Turn
 
-from .call import Guard, methods_of
+from .call import Guard, Methods
 from .connection import Connection
 from .immediate import Deadlines
 from .limits import Account, Limits
@@ -42,6 +42,8 @@ class RpcServer:
         ssl_context: for TLS; the server offers "h2" to ALPN on it. None for plaintext.
         guard: sees every call before its handler and may refuse it.
         turn: the readers' turns of the event loop, when others share them.
+        starting: whether more services come (`add`): calls of methods that are not known yet are told to try
+            again, instead of that there is no such method.
 
     Raises:
         ValueError: two services have one name.
@@ -55,8 +57,10 @@ class RpcServer:
         ssl_context: "ssl.SSLContext | None" = None,
         guard: "Guard | None" = None,
         turn: "Turn | None" = None,
+        starting: bool = False,
     ) -> None:
-        self._methods = methods_of(list(services), guard)
+        self._methods = Methods(starting)
+        self._methods.add(services, guard)
         self._limits = limits or Limits()
         self._ssl_context = ssl_context
         if ssl_context is not None:
@@ -94,6 +98,18 @@ class RpcServer:
     def refused(self) -> int:
         """Connections that were refused, as there were too many."""
         return self._refused
+
+    def add(self, services: "Sequence[Any]", guard: "Guard | None" = None) -> None:
+        """Serve the rest of the services, which the server was not ready for when it began to listen.
+
+        Args:
+            services, guard: as for the server; the guard sees calls of these services only.
+
+        Raises:
+            ValueError: a service has the name of one that is served already.
+        """
+        self._methods.add(services, guard)
+        self._methods.starting = False
 
     def use_tls(self, ssl_context: ssl.SSLContext) -> None:
         """Use another context for connections that come from now on; those that are open go on as they are.

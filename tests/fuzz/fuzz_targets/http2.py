@@ -24,7 +24,7 @@ from fuzz_targets.script import Script, pieces, written
 from liftbridge import http2
 from liftbridge.proto import api_grpc, api_pb2
 from liftbridge.rpc import Frames, Limits, StatusCode, raw_requests, rpc_error
-from liftbridge.rpc.call import methods_of
+from liftbridge.rpc.call import Methods
 from liftbridge.rpc.connection import Connection
 from liftbridge.rpc.immediate import Deadlines
 from liftbridge.rpc.limits import Account
@@ -73,7 +73,8 @@ class Api(api_grpc.APIServicer):
             yield Frames(batch.data)
 
 
-METHODS = methods_of([Api().service])
+METHODS = Methods()
+METHODS.add([Api().service])
 
 
 def message(**fields: object) -> bytes:
