@@ -45,12 +45,14 @@ class Announcement:
         server_id: who it is.
         cluster_id: the cluster that it belongs to, None for none yet.
         host, port: where other servers reach it.
+        node_id: its node of the consensus, 0 while it belongs to no cluster.
     """
 
     server_id: str
     cluster_id: uuid.UUID | None
     host: str
     port: int
+    node_id: int = 0
 
     def encode(self, secret: bytes) -> bytes:
         """The form on the wire; `secret` is the cluster's, empty for none."""
@@ -59,6 +61,7 @@ class Announcement:
             cluster_id=b"" if self.cluster_id is None else self.cluster_id.bytes,
             host=self.host,
             port=self.port,
+            node_id=self.node_id,
         )
         if secret:
             message.proof = _proof(secret, message)
@@ -89,7 +92,7 @@ def decode(data: bytes, secret: bytes) -> Announcement:
     if len(message.cluster_id) not in (0, 16) or not message.host or not 0 < message.port < 65536:
         raise AnnouncementError(f"server {message.server_id!r} does not say where it is")
     cluster_id = uuid.UUID(bytes=message.cluster_id) if message.cluster_id else None
-    return Announcement(message.server_id, cluster_id, message.host, message.port)
+    return Announcement(message.server_id, cluster_id, message.host, message.port, message.node_id)
 
 
 def _proof(secret: bytes, message: internal_pb2.Announcement) -> bytes:

@@ -685,18 +685,20 @@ class MetadataAnswer(_message.Message):
     def __init__(self, index: _Optional[int] = ..., code: _Optional[int] = ..., text: _Optional[str] = ..., not_deciding: bool = ...) -> None: ...
 
 class Announcement(_message.Message):
-    __slots__ = ("server_id", "cluster_id", "host", "port", "proof")
+    __slots__ = ("server_id", "cluster_id", "host", "port", "node_id", "proof")
     SERVER_ID_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     server_id: str
     cluster_id: bytes
     host: str
     port: int
+    node_id: int
     proof: bytes
-    def __init__(self, server_id: _Optional[str] = ..., cluster_id: _Optional[bytes] = ..., host: _Optional[str] = ..., port: _Optional[int] = ..., proof: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, server_id: _Optional[str] = ..., cluster_id: _Optional[bytes] = ..., host: _Optional[str] = ..., port: _Optional[int] = ..., node_id: _Optional[int] = ..., proof: _Optional[bytes] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("broker", "broker_epoch", "leaving", "positions")
