@@ -6,6 +6,9 @@ left out, and one that cannot be stored holds up those behind it. What waits her
 after a start, operations are read from the journal, which keeps them until their events are stored
 ([0015](docs/decisions/0015-activity-position.md)).
 
+Whichever server leads the partition of the stream does it: all of them apply all operations, and the next one
+finds in the stream where the last one stopped.
+
 Where to go on after a start: behind the newest event in the stream, or behind the index in a file if that is
 greater. The stream is exact, also after a kill between an event and its ack, but retention may have emptied
 it; the file is written whenever nothing is left to publish.
@@ -83,18 +86,37 @@ class Activity:
         self._waiting.append((index, operation))
         self._news.set()
 
+    def look(self) -> None:
+        """The controller has another state, of operations that came as a whole."""
+        self._news.set()
+
     async def run(self) -> None:
-        """Publish events until cancelled."""
-        self._position = self._saved = await self._find_position()
-        _logger.info("the activity stream goes on after operation %d", self._position)
+        """Publish events whenever this server leads the stream, until cancelled."""
         while True:
+            while not self._leads:
+                await self._news.wait()
+            await self._lead()
+
+    @property
+    def _leads(self) -> bool:
+        stream = self._controller.state.streams.get(ACTIVITY_STREAM)
+        return stream is not None and stream.partitions[0].leader == self._controller.broker
+
+    async def _lead(self) -> None:
+        """Publish events for as long as this server leads the stream."""
+        position = await self._find_position()
+        if position is None:
+            return
+        self._position = self._saved = position
+        _logger.info("the activity stream goes on after operation %d", self._position)
+        while self._leads:
             self._controller.keep_operations_after(self._position)
             operations = await self._next()
             for index, operation in operations:
                 if index != self._position + 1:
                     self._note_gap(index - 1)
-                if operation is not None:
-                    await self._publish(index, operation)
+                if operation is not None and not await self._publish(index, operation):
+                    return
                 self._position = index
             if self._position == self._controller.state.applied_index and self._saved != self._position:
                 await self._save()
@@ -134,27 +156,30 @@ class Activity:
 
     # -- publishing ------------------------------------------------------------------------------------
 
-    async def _publish(self, index: int, operation: Operation) -> None:
-        """Publish the event of an operation, however long it takes until it is stored."""
+    async def _publish(self, index: int, operation: Operation) -> bool:
+        """Publish the event of an operation, however long it takes until it is stored; whether it was, as
+        somebody else may lead the stream by then."""
         event = event_of(index, operation)
         if event is None:
-            return
+            return True
         for pause in _pauses():
             try:
                 with trio.move_on_after(self._timeout):
                     await self._publish_once(event)
-                    return
+                    return True
                 reason = "no ack came"
             except TooLargeError as error:
                 short = abridged(event)
                 if short == event:
                     _logger.error("the event of operation %d is left out: %s", index, error)  # noqa: TRY400
-                    return
+                    return True
                 _logger.warning("the event of operation %d goes without its lists: %s", index, error)
                 event = short
                 continue
             except (NotStoredError, NotLeadingError, LookupError) as error:
                 reason = str(error)
+            if not self._leads:
+                return False
             _logger.warning(
                 "the event of operation %d is not in the activity stream yet, trying again in %d s: %s",
                 index,
@@ -162,6 +187,7 @@ class Activity:
                 reason,
             )
             await trio.sleep(pause)
+        raise AssertionError("pauses do not end")
 
     async def _publish_once(self, event: api_pb2.ActivityStreamEvent) -> None:
         partition = await self._partitions.leading(ACTIVITY_STREAM, 0)
@@ -170,8 +196,9 @@ class Activity:
 
     # -- the position ----------------------------------------------------------------------------------
 
-    async def _find_position(self) -> int:
-        """The index of the operation whose event was published last, 0 when there was none."""
+    async def _find_position(self) -> int | None:
+        """The index of the operation whose event was published last, 0 when there was none; None when this
+        server does not lead the stream any more."""
         stored = await trio.to_thread.run_sync(self._load)
         for pause in _pauses():
             try:
@@ -181,6 +208,8 @@ class Activity:
                 )
                 return max(stored, newest)
             except (NotLeadingError, LookupError, LogError, OSError) as error:
+                if not self._leads:
+                    return None
                 _logger.warning("the activity stream cannot be read, trying again in %d s: %s", pause, error)
             await trio.sleep(pause)
         raise AssertionError("pauses do not end")

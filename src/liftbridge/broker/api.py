@@ -33,10 +33,12 @@ from liftbridge.broker.publisher import (
     UnaryPublish,
     at_once,
 )
+from liftbridge.broker.settling import Settling
 from liftbridge.broker.streams import Streams
-from liftbridge.broker.subscriptions import deliver, ended, refuse_paused, resolve
+from liftbridge.broker.subscriptions import deliver, ended, led_elsewhere, refuse_paused, resolve
 from liftbridge.metadata.errors import MetadataError
 from liftbridge.metadata.groups import check_ids
+from liftbridge.metadata.model import Partition as PartitionModel
 from liftbridge.metadata.model import Stream, settings_of_request
 from liftbridge.metadata.validation import check_ack_inbox, check_publish_subject, shown
 from liftbridge.proto import api_grpc, api_pb2
@@ -79,6 +81,7 @@ class ApiServicer(api_grpc.APIServicer):
         controller: Controller,
         streams: Streams,
         publisher: Publisher,
+        settling: Settling,
         pausing: Pausing,
         cursors: Cursors,
         groups: ConsumerGroups,
@@ -89,6 +92,7 @@ class ApiServicer(api_grpc.APIServicer):
         self._controller = controller
         self._streams = streams
         self._publisher = publisher
+        self._settling = settling
         self._pausing = pausing
         self._cursors = cursors
         self._groups = groups
@@ -114,7 +118,7 @@ class ApiServicer(api_grpc.APIServicer):
         except MetadataError as error:
             raise _status(error) from error
         with trio.move_on_after(LEADERS_SECONDS):
-            await self._streams.settled(stream)
+            await self._settling.wait(stream)
         return api_pb2.CreateStreamResponse()
 
     async def DeleteStream(
@@ -154,15 +158,8 @@ class ApiServicer(api_grpc.APIServicer):
         self, input_message: api_pb2.FetchMetadataRequest, request: Request
     ) -> api_pb2.FetchMetadataResponse:
         state = self._controller.state
-        load = state.load(self._own.id)
         response = api_pb2.FetchMetadataResponse()
-        response.brokers.add(
-            id=self._own.id,
-            host=self._own.host,
-            port=self._own.port,
-            partitionCount=load.partitions,
-            leaderCount=load.leaders,
-        )
+        self._describe_brokers(response)
         for name in input_message.streams or list(state.streams):
             entry = response.streamMetadata.add(name=name)
             stream = state.streams.get(name)
@@ -185,10 +182,11 @@ class ApiServicer(api_grpc.APIServicer):
     ) -> api_pb2.FetchPartitionMetadataResponse:
         partition = self._find(input_message.stream, input_message.partition)
         if partition.state is not State.LEADING:
-            raise rpc_error(
-                StatusCode.FAILED_PRECONDITION,
-                f"Server not partition leader: {ended(partition).status.status_message}",
-            )
+            status = ended(partition)
+            if partition.state not in (State.FOLLOWING, State.MOVED):
+                text = f"Server not partition leader: {status.status.status_message}"
+                status = rpc_error(StatusCode.FAILED_PRECONDITION, text)
+            raise status
         response = api_pb2.FetchPartitionMetadataResponse()
         self._describe_partition(response.metadata, partition)
         # The clients' messages have no fields for these.
@@ -199,6 +197,25 @@ class ApiServicer(api_grpc.APIServicer):
         )
         return response
 
+    def _describe_brokers(self, response: api_pb2.FetchMetadataResponse) -> None:
+        """Those that take part, and this one in any case: it has been reached."""
+        state = self._controller.state
+        addresses = {
+            broker.id: broker.addresses[0].rpartition(":")
+            for broker in state.brokers.values()
+            if broker.alive and broker.addresses
+        }
+        addresses[self._own.id] = self._own.host, ":", str(self._own.port)
+        for broker, (host, _, port) in addresses.items():
+            load = state.load(broker)
+            response.brokers.add(
+                id=broker,
+                host=host,
+                port=int(port),
+                partitionCount=load.partitions,
+                leaderCount=load.leaders,
+            )
+
     def _describe_stream(self, entry: api_pb2.StreamMetadata, stream: Stream) -> None:
         entry.subject = stream.subject
         entry.creationTimestamp = stream.creation_ns
@@ -206,26 +223,17 @@ class ApiServicer(api_grpc.APIServicer):
             partition = self._streams.partition(stream.name, model.id)
             if partition is not None:
                 self._describe_partition(entry.partitions[model.id], partition)
+            else:
+                # Where its messages end is known by those who have them.
+                entry.partitions[model.id].highWatermark = entry.partitions[model.id].newestOffset = -1
+                _describe_model(entry.partitions[model.id], model)
 
     def _describe_partition(self, entry: api_pb2.PartitionMetadata, partition: Partition) -> None:
-        model = partition.model
-        entry.id = model.id
-        entry.leader = model.leader
-        entry.replicas.extend(model.replicas)
-        entry.isr.extend(model.isr)
         entry.highWatermark = partition.high_watermark
         entry.newestOffset = partition.newest_offset
-        entry.paused = model.paused
-        entry.readonly = model.readonly
         entry.messagesReceivedTimestamps.firstTimestamp = partition.received.first
         entry.messagesReceivedTimestamps.latestTimestamp = partition.received.latest
-        # Present, and empty, as long as nothing was paused or made readonly.
-        entry.pauseTimestamps.SetInParent()
-        entry.pauseTimestamps.firstTimestamp = model.pause_times.first_ns
-        entry.pauseTimestamps.latestTimestamp = model.pause_times.latest_ns
-        entry.readonlyTimestamps.SetInParent()
-        entry.readonlyTimestamps.firstTimestamp = model.readonly_times.first_ns
-        entry.readonlyTimestamps.latestTimestamp = model.readonly_times.latest_ns
+        _describe_model(entry, partition.model)
 
     # -- subscribing -----------------------------------------------------------------------------------
 
@@ -268,14 +276,19 @@ class ApiServicer(api_grpc.APIServicer):
 
     def _find(self, stream: str, partition_id: int) -> Partition:
         partition = self._streams.partition(stream, partition_id)
-        if partition is None:
-            if stream in self._controller.state.streams:
-                raise rpc_error(
-                    StatusCode.NOT_FOUND,
-                    f"No such partition: stream {shown(stream)} has no partition {partition_id}",
-                )
+        if partition is not None:
+            return partition
+        model = self._controller.state.streams.get(stream)
+        if model is None:
             raise rpc_error(StatusCode.NOT_FOUND, f"No such partition: there is no stream {shown(stream)}")
-        return partition
+        if not 0 <= partition_id < len(model.partitions):
+            raise rpc_error(
+                StatusCode.NOT_FOUND,
+                f"No such partition: stream {shown(stream)} has no partition {partition_id}",
+            )
+        raise led_elsewhere(
+            model.partitions[partition_id].leader, f"partition {partition_id} of stream {stream!r}"
+        )
 
     # -- cursors ---------------------------------------------------------------------------------------
 
@@ -527,6 +540,23 @@ class ApiServicer(api_grpc.APIServicer):
         except MetadataError as error:
             raise _status(error) from error
         return api_pb2.ReportConsumerGroupCoordinatorResponse()
+
+
+def _describe_model(entry: api_pb2.PartitionMetadata, model: PartitionModel) -> None:
+    entry.id = model.id
+    entry.leader = model.leader
+    entry.replicas.extend(model.replicas)
+    entry.isr.extend(model.isr)
+    entry.paused = model.paused
+    entry.readonly = model.readonly
+    entry.messagesReceivedTimestamps.SetInParent()
+    # Present, and empty, as long as nothing was paused or made readonly.
+    entry.pauseTimestamps.SetInParent()
+    entry.pauseTimestamps.firstTimestamp = model.pause_times.first_ns
+    entry.pauseTimestamps.latestTimestamp = model.pause_times.latest_ns
+    entry.readonlyTimestamps.SetInParent()
+    entry.readonlyTimestamps.firstTimestamp = model.readonly_times.first_ns
+    entry.readonlyTimestamps.latestTimestamp = model.readonly_times.latest_ns
 
 
 _CODES = {code.name: code for code in StatusCode}

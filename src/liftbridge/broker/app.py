@@ -4,7 +4,10 @@ Each level of the tree is a nursery that is cancelled when the levels inside it 
 the `async with` lines in `serve` is the order of start-up, and read backwards the order of the stop:
 
     data directory -> identity -> embedded NATS -> NATS connections -> port -> metadata -> partitions ->
-    consumer groups -> gRPC
+    cluster -> consumer groups -> API
+
+The port is open before this server belongs to a cluster, as others have to reach it to that end; clients are
+told to try again until the API is there, which is when this server may lead what it is to lead.
 
 On the way down gRPC clients are told UNAVAILABLE first; then partitions make what they have durable and send
 the acks for it while the ack connection is still there; then NATS goes. A second signal ends the process at
@@ -21,6 +24,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +36,12 @@ from liftbridge.broker.authz import Audit, Authorizer, AuthzFileError
 from liftbridge.broker.autopause import AutoPause
 from liftbridge.broker.boot import BOOT_FILE, power_may_be_lost, remember_boot
 from liftbridge.broker.cleaner import Cleaner
+from liftbridge.broker.cluster import Cluster
 from liftbridge.broker.config import Config, NatsConfig
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.cursors import Cursors
 from liftbridge.broker.disk import DiskSpace
-from liftbridge.broker.groups import ConsumerGroups
+from liftbridge.broker.groups import REPORT, ConsumerGroups
 from liftbridge.broker.identity import DataDirectory
 from liftbridge.broker.ingest import Ingest
 from liftbridge.broker.internal_publisher import InternalPublisher
@@ -45,20 +50,10 @@ from liftbridge.broker.observed import Observe, Observed
 from liftbridge.broker.pausing import Pausing
 from liftbridge.broker.publisher import Publisher
 from liftbridge.broker.reload import Reloader
+from liftbridge.broker.settling import SETTLED, Settling
 from liftbridge.broker.streams import Streams
-from liftbridge.broker.tls import nats_ssl_context, server_ssl_context
+from liftbridge.broker.tls import nats_ssl_context, peer_ssl_context, server_ssl_context
 from liftbridge.log import Flusher, Throttle
-from liftbridge.metadata.model import Stream
-from liftbridge.metadata.operations import (
-    CreateStream,
-    DeleteStream,
-    Operation,
-    PauseStream,
-    ResumeStream,
-    SetStreamReadonly,
-)
-from liftbridge.metadata.pausing import chosen_partitions
-from liftbridge.metadata.state import Outcome
 from liftbridge.nats.bridge import BRIDGE
 from liftbridge.nats.connection import NatsConnection, NatsPermissionError
 from liftbridge.nats.embedded import EmbeddedNats
@@ -138,7 +133,7 @@ class Server:
         `started` is reported with the addresses when clients are served, if it comes to that.
 
         Raises ServerStartError and the start-up errors of the parts: ConfigError, DataDirectoryError,
-        ControllerStartError, EmbeddedNatsError, InternalStreamError.
+        ControllerStartError, FoundingError, EmbeddedNatsError, InternalStreamError.
         """
         config = self._config
         if config.keyring is not None:
@@ -147,18 +142,20 @@ class Server:
         assert starting is not None, "a server is run once"
         ssl_context = server_ssl_context(config.tls)
         authorizer = self._authorizer()
+        peer_context = peer_ssl_context(config.tls)
         with starting:
             async with (
                 self._data_directory() as data,
                 BRIDGE.opened(),
                 background() as embedded,
                 background() as connections,
+                background() as rpc,
                 AsyncExitStack() as metadata,
                 background() as disk,
+                background() as clustering,
                 background() as partitions,
                 background() as members,
                 background() as internal,
-                background() as rpc,
                 background() as observers,
             ):
                 servers = await self._start_embedded(embedded, data)
@@ -170,15 +167,30 @@ class Server:
                 listeners = await self._bind()
                 host, port = listeners[0].socket.getsockname()[:2]
                 await _wait_for_nats(servers, to_nats)
-                controller = await metadata.enter_async_context(self._controller(data))
+                own = Self(data.server_id, *config.advertised_address(port))
+                cluster = Cluster(config, data, publisher.connection, (own.host, own.port), peer_context)
+                health = HealthServicer(serving=False)
+                health.set_serving(False)
+                server = RpcServer(
+                    [health.service, cluster.peers.service],
+                    limits=_limits(config),
+                    ssl_context=ssl_context,
+                    turn=turn,
+                    starting=True,
+                )
+                await rpc.start(server.serve, listeners)
+                controller = await metadata.enter_async_context(_open(cluster))
                 flusher, cleaner, autopause = Flusher(turn), _cleaner(config), AutoPause()
                 space = DiskSpace(data.path, config.streams.disk_min_free)
                 for role in (flusher, cleaner, space):
                     await disk.start(role.run)
+                power_lost = await trio.to_thread.run_sync(power_may_be_lost, data.path)
                 streams = Streams(
                     config,
                     data.path,
                     controller.state,
+                    broker=data.server_id,
+                    registered=cluster.is_registered,
                     ingest=ingest,
                     acks=acks,
                     router=publisher.router,
@@ -186,44 +198,50 @@ class Server:
                     cleaner=cleaner,
                     space=space,
                     routes=publisher.routes,
-                    power_lost=await trio.to_thread.run_sync(power_may_be_lost, data.path),
+                    power_lost=power_lost,
                     autopause=autopause,
                     published=publisher.published,
                 )
-                controller.subscribe(_follow(streams))
+                controller.subscribe(streams.on_operation, streams.on_restored)
                 await partitions.start(streams.run)
-                pausing = Pausing(controller, streams, time.time_ns)
-                partitions.start_soon(autopause.run, pausing.pause_idle)
                 await _remember_boot(data.path)
+                settling = Settling(controller, streams, cluster.ask_broker)
+                groups = ConsumerGroups(controller, config.groups)
+                cluster.answers |= {SETTLED: settling.answer, REPORT: groups.answer_report}
+                await clustering.start(partial(cluster.run, streams.positions, power_lost=power_lost))
+                pausing = Pausing(controller, streams, settling, time.time_ns)
+                partitions.start_soon(autopause.run, pausing.pause_idle)
                 own_publisher = InternalPublisher(publisher, config.clustering.namespace)
                 await _start_publisher(publisher, own_publisher)
-                await create_internal_streams(config, controller, streams, time.time_ns)
-                own_partitions = OwnPartitions(streams, pausing.ready)
+                await cluster.wait_active()
+                for stream in list(controller.state.streams.values()):
+                    await streams.settled(stream)
+                await create_internal_streams(config, controller, streams, settling)
+                own_partitions = OwnPartitions(controller.state, streams, pausing.ready)
                 cursors = Cursors(
                     controller.state, own_partitions, own_publisher, config.cursors.index_max_bytes
                 )
                 internal.start_soon(cursors.warm)
                 if config.activity.stream_enabled:
                     activity = Activity(config.activity, data.path, controller, own_partitions, own_publisher)
-                    controller.subscribe(activity.note)
+                    controller.subscribe(activity.note, activity.look)
                     internal.start_soon(activity.run)
-                groups = ConsumerGroups(controller, config.groups)
                 await members.start(groups.run)
-                health = HealthServicer()
-                own = Self(data.server_id, *config.advertised_address(port))
                 api = ApiServicer(
-                    config, own, controller, streams, publisher, pausing, cursors, groups, authorizer
-                )
-                server = RpcServer(
-                    [api.service, health.service],
-                    limits=_limits(config),
-                    ssl_context=ssl_context,
-                    guard=None if authorizer is None else authorizer.admit,
-                    turn=turn,
+                    config,
+                    own,
+                    controller,
+                    streams,
+                    publisher,
+                    settling,
+                    pausing,
+                    cursors,
+                    groups,
+                    authorizer,
                 )
                 if authorizer is not None:
                     authorizer.changed = publisher.routes.touch
-                    rpc.start_soon(authorizer.audit.run)
+                    members.start_soon(authorizer.audit.run)
                 observed = Observed(
                     data.server_id,
                     config,
@@ -236,8 +254,9 @@ class Server:
                     server,
                 )
                 await self._begin_observing(observers, observed)
-                await rpc.start(server.serve, listeners)
-                rpc.start_soon(self._reloader.run, server, authorizer)
+                server.add([api.service], guard=None if authorizer is None else authorizer.admit)
+                health.set_serving(True)
+                members.start_soon(self._reloader.run, server, authorizer)
                 self._starting = None  # from here on the stop is orderly
                 logger.info("serving clients on %s:%d as server %s", host, port, data.server_id)
                 task_status.started(Addresses(data.server_id, host, port, tuple(servers)))
@@ -274,21 +293,6 @@ class Server:
             yield data
         finally:
             data.close()
-
-    @asynccontextmanager
-    async def _controller(self, data: DataDirectory) -> AsyncIterator[Controller]:
-        clustering = self._config.clustering
-        controller = await Controller.start(
-            data,
-            namespace=clustering.namespace,
-            bootstrap=clustering.raft_bootstrap_seed,
-            clock=time.time_ns,
-            encryption_refusal=self._config.keyring_problem,
-        )
-        try:
-            yield controller
-        finally:
-            await controller.close()
 
     def _authorizer(self) -> Authorizer | None:
         tls = self._config.tls
@@ -351,6 +355,15 @@ class Server:
             ) from error
 
 
+@asynccontextmanager
+async def _open(cluster: Cluster) -> AsyncIterator[Controller]:
+    controller = await cluster.open()
+    try:
+        yield controller
+    finally:
+        await controller.close()
+
+
 async def _wait_for_nats(servers: Sequence[str], connections: Sequence[NatsConnection]) -> None:
     """NATS may come later than we do: wait for it, and say so."""
     if not all(connection.connected for connection in connections):
@@ -382,24 +395,6 @@ async def _start_publisher(publisher: Publisher, internal_publisher: InternalPub
         await internal_publisher.start()
     except NatsPermissionError as error:
         raise ServerStartError(f"acks cannot reach this server: {error}") from error
-
-
-def _follow(streams: Streams) -> Callable[[int, Operation, Outcome], None]:
-    def on_operation(index: int, operation: Operation, outcome: Outcome) -> None:
-        if not isinstance(outcome, Stream):
-            return
-        if isinstance(operation, CreateStream):
-            streams.created(outcome)
-        elif isinstance(operation, DeleteStream):
-            streams.deleted(outcome)
-        elif isinstance(operation, PauseStream):
-            streams.paused(outcome, chosen_partitions(outcome, operation.partitions))
-        elif isinstance(operation, ResumeStream):
-            streams.resumed(outcome, chosen_partitions(outcome, operation.partitions))
-        elif isinstance(operation, SetStreamReadonly):
-            streams.readonly_set(outcome, chosen_partitions(outcome, operation.partitions))
-
-    return on_operation
 
 
 def _limits(config: Config) -> Limits:

@@ -26,8 +26,8 @@ import trio
 from liftbridge.broker.config import Config
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.discovery import Announcement, Discovery
-from liftbridge.broker.forwarding import PROPOSE, READ, REGISTER
-from liftbridge.broker.founding import METADATA_DIRECTORY, find_cluster, found
+from liftbridge.broker.forwarding import PROPOSE, READ, REGISTER, UnreachableError
+from liftbridge.broker.founding import METADATA_DIRECTORY, REMIND_SECONDS, find_cluster, found
 from liftbridge.broker.identity import DataDirectory
 from liftbridge.broker.journal import Journal
 from liftbridge.broker.membership import Membership
@@ -35,11 +35,16 @@ from liftbridge.broker.peers import Own, Peers
 from liftbridge.broker.registration import Registration
 from liftbridge.broker.sessions import HEARTBEAT, Positions, Sessions
 from liftbridge.metadata.broker_operations import Ended, RegisterBroker
+from liftbridge.metadata.model import Guarantees, StreamSettings
 from liftbridge.nats.connection import NatsConnection
 from liftbridge.raft import Message, NodeId
 
 Address = tuple[str, int]
 Answer = Callable[[bytes], Awaitable[bytes]]
+
+# How long a server that has come waits for its vote before it serves clients without one.
+VOTE_SECONDS = 5.0
+LOOK_SECONDS = 0.05
 
 logger = logging.getLogger("liftbridge.cluster")
 
@@ -90,8 +95,7 @@ class Cluster:
         assert self._sessions is not None, "the cluster is not run yet"
         return self._sessions
 
-    @property
-    def registered(self) -> bool:
+    def is_registered(self) -> bool:
         """Whether the metadata has this run of this server."""
         controller = self._controller
         record = None if controller is None else controller.state.brokers.get(controller.broker)
@@ -124,6 +128,7 @@ class Cluster:
             encryption_refusal=self._config.keyring_problem,
             send=self.peers.send,
             links=self.peers,
+            guarantees=self._guarantees,
         )
         return self._controller
 
@@ -169,6 +174,27 @@ class Cluster:
             for role in (registration, sessions, membership):
                 nursery.start_soon(role.run)
 
+    async def wait_active(self) -> None:
+        """Wait until this server takes part, and has its vote if it is to have one, so that a server which
+        has come up is one that others can do without another for."""
+        assert self._controller is not None, "open comes first"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_remind)
+            await self.sessions.wait_active()
+            nursery.cancel_scope.cancel()
+        core, most = self._controller.consensus.core, self._config.clustering.raft_max_quorum_size
+        with trio.move_on_after(VOTE_SECONDS):
+            while core.node_id not in core.members.voters and not 0 < most <= len(core.members.voters):
+                await trio.sleep(LOOK_SECONDS)
+
+    async def ask_broker(self, broker: str, kind: str, payload: bytes) -> bytes:
+        """Ask a broker something. Raises UnreachableError, LostError."""
+        assert self._controller is not None, "open comes first"
+        record = self._controller.state.brokers.get(broker)
+        if record is None:
+            raise UnreachableError
+        return await self.peers.ask(record.node_id, kind, payload)
+
     # -- what links ask for
 
     def _own(self) -> Own | None:
@@ -177,6 +203,14 @@ class Cluster:
             return None
         node = controller.consensus.core.node_id
         return Own(self._data.server_id, node, cluster_id, self._incarnation)
+
+    def _guarantees(self, settings: StreamSettings) -> Guarantees:
+        """What a stream is to guarantee: its own settings, and for the rest those of this server."""
+        streams, clustering = self._config.streams, self._config.clustering
+        return Guarantees(
+            min_isr=settings.min_isr or clustering.min_insync_replicas,
+            synced=(settings.sync_policy or streams.sync_policy) == "always",
+        )
 
     def _announcement(self) -> Announcement:
         host, port = self._address
@@ -224,6 +258,12 @@ class Cluster:
         ]
         brokers = () if self._controller is None else self._controller.state.brokers
         return [each for each in dict.fromkeys([*heard, *brokers]) if each != self._data.server_id]
+
+
+async def _remind() -> None:
+    while True:
+        await trio.sleep(REMIND_SECONDS)
+        logger.info("still waiting to be taken into the cluster")
 
 
 def _address(text: str) -> Address:

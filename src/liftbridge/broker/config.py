@@ -401,7 +401,6 @@ def load(path: str | None, flags: Mapping[str, object], environ: Mapping[str, st
     given = {key: setting for key, setting in settings.items() if setting.value is not None}
     config = _complete(_build(given), given)
     _check_combinations(config)
-    _refuse_what_is_missing(config, given)
     config = _with_keys(config, environ)
     return replace(config, warnings=tuple(_warnings(config, given, environ)))
 
@@ -485,25 +484,6 @@ def _check_pair(one: str, one_value: object, other: str, other_value: object) ->
     if (one_value is None) != (other_value is None):
         given, missing = (one, other) if other_value is None else (other, one)
         raise ConfigError(f"{given} is set without {missing}; TLS needs both files")
-
-
-_NOT_YET = {
-    "clustering.raft.bootstrap.peers": "a cluster of several servers",
-}
-
-
-def _refuse_what_is_missing(config: Config, given: Mapping[str, Setting]) -> None:
-    wanted = {
-        "clustering.raft.bootstrap.peers": config.clustering.raft_bootstrap_peers,
-    }
-    for key, feature in _NOT_YET.items():
-        if wanted[key]:
-            raw = given[key].value
-            value = raw if isinstance(raw, str) else ", ".join(raw or ())
-            raise ConfigError(
-                f"{key}: {value} ({given[key].origin}) asks for {feature}, which this version of the server "
-                "does not have yet; remove the key to start without it"
-            )
 
 
 def _with_keys(config: Config, environ: Mapping[str, str]) -> Config:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -53,7 +53,8 @@ from liftbridge.broker.journal_format import snapshot_path
 from liftbridge.metadata import operations
 from liftbridge.metadata.broker_operations import RegisterBroker
 from liftbridge.metadata.errors import MetadataCode, MetadataError
-from liftbridge.metadata.model import Stream, StreamSettings
+from liftbridge.metadata.brokers import BrokerState
+from liftbridge.metadata.model import NO_MORE, Guarantees, Stream, StreamSettings
 from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation, OperationError
 from liftbridge.metadata.placement import place
 from liftbridge.metadata.state import ClusterState, Outcome, SnapshotError
@@ -82,6 +83,12 @@ OUTCOMES_KEPT = 4096
 Subscriber = Callable[[int, Operation, Outcome], None]
 
 
+def no_more(settings: StreamSettings) -> Guarantees:
+    """The guarantees of streams on a server that has no configuration."""
+    del settings
+    return NO_MORE
+
+
 class ControllerStartError(Exception):
     """The controller cannot start; the text says why and what to do."""
 
@@ -105,6 +112,7 @@ class Controller:
         clock: Callable[[], int],
         encryption_refusal: str = "",
         links: Links | None = None,
+        guarantees: Callable[[StreamSettings], Guarantees] = no_more,
     ) -> None:
         self.state = metadata.state
         self.broker = broker
@@ -113,6 +121,7 @@ class Controller:
         self._consensus = consensus
         self._metadata = metadata
         self._links = links
+        self._guarantees = guarantees
         self._clock = clock
         self._encryption_refusal = encryption_refusal
         self._turn = trio.Lock()
@@ -130,6 +139,7 @@ class Controller:
         send: Callable[[Message], None] | None = None,
         links: Links | None = None,
         options: Options | None = None,
+        guarantees: Callable[[StreamSettings], Guarantees] = no_more,
     ) -> Controller:
         """Recover the metadata from the data directory, or begin a cluster.
 
@@ -143,6 +153,7 @@ class Controller:
             send, links: how other members are reached, by messages that may be lost and by questions; None
                 for a server that is its own cluster.
             options: bounds and times of the consensus.
+            guarantees: what a stream with some settings is to guarantee, by the configuration of this server.
 
         Raises ControllerStartError. Cancelling waits until the directory is in order.
         """
@@ -163,6 +174,7 @@ class Controller:
             clock=clock,
             encryption_refusal=encryption_refusal,
             links=links,
+            guarantees=guarantees,
         )
 
     @property
@@ -185,13 +197,16 @@ class Controller:
         """Why no metadata can be changed until a restart; empty while it can."""
         return self._consensus.journal.failed or ""
 
-    def subscribe(self, subscriber: Subscriber) -> None:
-        """Call `subscriber(index, operation, outcome)` for every operation from now on, once it is applied.
+    def subscribe(self, subscriber: Subscriber, restored: Callable[[], None] | None = None) -> None:
+        """Call `subscriber(index, operation, outcome)` for every operation from now on, once it is applied,
+        and `restored()` when operations came as a snapshot instead, so that the state is to be looked at.
 
         Calls come in order of index, in the task that proposed the operation, before its caller hears of it.
         A subscriber does not block and does not raise. What was recovered at the start is in `state` already.
         """
         self._metadata.subscribers.append(subscriber)
+        if restored is not None:
+            self._metadata.restored.append(restored)
 
     async def propose(self, operation: Operation) -> Outcome:
         """Carry out an operation: when this returns it is durable and applied, and all subscribers know.
@@ -239,6 +254,17 @@ class Controller:
             raise _no_leader() from None
         except AnswerError as error:
             raise MetadataError(MetadataCode.INTERNAL, str(error)) from error
+
+    async def ask_leader(self, kind: str, payload: bytes) -> None:
+        """Have the broker that decides on metadata do something that may be done twice; when this returns,
+        what came of it is applied here.
+
+        Raises MetadataError: it refuses, or INTERNAL when nobody decides.
+        """
+        try:
+            await self._consensus.wait_applied(await self._ask(kind, payload))
+        except (NotDecidingError, UnreachableError, LostError):
+            raise _no_leader() from None
 
     async def answer_register(self, payload: bytes) -> bytes:
         """A broker that has just come wants to be registered. Returns the answer to it."""
@@ -305,21 +331,64 @@ class Controller:
             namespace=self.namespace,
         )
         self._check_available(settings)
-        brokers = [self.broker]
-        replicas = resolve_replication_factor(replication_factor, len(brokers))
 
         def operation(state: ClusterState) -> CreateStream:
-            return CreateStream(
+            return self.creation(
+                state,
                 name=name,
                 subject=subject,
                 group=group,
-                stream_id=uuid.uuid4(),
-                creation_ns=self._clock(),
+                replication_factor=replication_factor,
+                partitions=partitions,
                 settings=settings,
-                partitions=place(partitions, replicas, [state.load(broker) for broker in brokers]),
             )
 
         return _stream(await self.change(operation))
+
+    def creation(
+        self,
+        state: ClusterState,
+        *,
+        name: str,
+        subject: str,
+        group: str = "",
+        replication_factor: int,
+        partitions: int,
+        settings: StreamSettings,
+    ) -> CreateStream:
+        """The operation that creates a stream, placed on the brokers that may lead now.
+
+        Arguments as for `create_stream`, which has checked them. Raises MetadataError: INVALID_ARGUMENT for
+        a replication factor that the cluster has not enough brokers for.
+        """
+        brokers = self.active_brokers
+        replicas = resolve_replication_factor(replication_factor, len(brokers))
+        if replicas > 1:
+            if replication_factor != -1:
+                raise MetadataError(
+                    MetadataCode.FAILED_PRECONDITION,
+                    f"replicationFactor {replication_factor} asks for replicas, and this version of the "
+                    "server does not replicate them yet; use 1",
+                )
+            replicas = 1
+        return CreateStream(
+            name=name,
+            subject=subject,
+            group=group,
+            stream_id=uuid.uuid4(),
+            creation_ns=self._clock(),
+            settings=settings,
+            partitions=place(partitions, replicas, [state.load(broker) for broker in brokers]),
+            guarantees=self._guarantees(settings),
+        )
+
+    @property
+    def active_brokers(self) -> Sequence[str]:
+        """The brokers that may be given something to do; this one while none is registered."""
+        active = [
+            broker.id for broker in self.state.brokers.values() if broker.state is BrokerState.ACTIVE
+        ]
+        return active or [self.broker]
 
     async def delete_stream(self, name: str) -> Stream:
         """Delete a stream as a client asks for it.
@@ -482,11 +551,13 @@ class _Metadata:
     Attributes:
         state: the state.
         subscribers: told of every operation that has changed it.
+        restored: told when it was replaced.
     """
 
     def __init__(self, directory: Path) -> None:
         self.state = ClusterState()
         self.subscribers: list[Subscriber] = []
+        self.restored: list[Callable[[], None]] = []
         self._directory = directory
         self._recent: OrderedDict[int, _Applied] = OrderedDict()
 
@@ -544,6 +615,8 @@ class _Metadata:
                 f"{path} holds the state of index {self.state.applied_index}; restore the directory from a "
                 "copy"
             )
+        for restored in self.restored:
+            restored()
 
 
 def _nobody(message: Message) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
 import trio
@@ -30,6 +30,7 @@ import trio
 from liftbridge.broker.config import GroupsConfig
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.fencing import Fences
+from liftbridge.broker.forwarding import answer, answer_elsewhere, answer_refused
 from liftbridge.metadata.errors import MetadataCode, MetadataError
 from liftbridge.metadata.groups import (
     Group,
@@ -45,7 +46,9 @@ from liftbridge.metadata.operations import ChangeGroupCoordinator, JoinGroup, Le
 from liftbridge.metadata.reports import CoordinatorReports
 from liftbridge.metadata.state import ClusterState, Outcome
 from liftbridge.metadata.validation import shown
+from liftbridge.proto import internal_pb2
 
+REPORT = "group.report"
 # Joins, leaves and changes of coordinators that may wait for their turn.
 MAX_WAITING = 2_048
 # Part of the time-out by which the watch may come late before it distrusts the clock: the process stood
@@ -160,12 +163,35 @@ class ConsumerGroups:
         return member
 
     async def report(self, group_id: str, consumer_id: str, coordinator: str, epoch: int) -> None:
-        """Count a report that the coordinator of a group does not answer, and choose another one when more
-        than half of the members agree.
+        """Have a report counted that the coordinator of a group does not answer. Another one is chosen when
+        more than half of the members agree.
 
         Raises MetadataError: INVALID_ARGUMENT, FAILED_PRECONDITION, RESOURCE_EXHAUSTED, INTERNAL.
         """
         check_ids(groupId=group_id, consumerId=consumer_id, coordinator=coordinator)
+        if self._controller.is_leader:
+            await self._count_report(group_id, consumer_id, coordinator, epoch)
+            return
+        report = internal_pb2.CoordinatorReport(
+            group_id=group_id, consumer_id=consumer_id, coordinator=coordinator, epoch=epoch
+        )
+        await self._controller.ask_leader(REPORT, report.SerializeToString())
+
+    async def answer_report(self, payload: bytes) -> bytes:
+        """Another broker was told that a coordinator does not answer. Returns the answer to it.
+
+        Raises DecodeError for bytes that report nothing.
+        """
+        report = internal_pb2.CoordinatorReport.FromString(payload)
+        if not self._controller.is_leader:
+            return answer_elsewhere()
+        try:
+            await self._count_report(report.group_id, report.consumer_id, report.coordinator, report.epoch)
+        except MetadataError as error:
+            return answer_refused(error)
+        return answer(self._controller.state.applied_index)
+
+    async def _count_report(self, group_id: str, consumer_id: str, coordinator: str, epoch: int) -> None:
 
         def check() -> Group:
             group = self._controller.state.groups.get(group_id)
@@ -282,9 +308,9 @@ class ConsumerGroups:
     # -- the rest --------------------------------------------------------------------------------------
 
     @property
-    def _brokers(self) -> tuple[str, ...]:
-        """Those that can coordinate: this server is its own cluster."""
-        return (self._controller.broker,)
+    def _brokers(self) -> Sequence[str]:
+        """Those that can coordinate."""
+        return self._controller.active_brokers
 
     def _group(self, group_id: str) -> Group:
         group = self._controller.state.groups.get(group_id)

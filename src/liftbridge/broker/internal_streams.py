@@ -9,7 +9,6 @@ number of partitions: a cursor is found in the partition that its key had when i
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Awaitable, Callable, Iterator
 
 import trio
@@ -18,12 +17,13 @@ from liftbridge.broker.config import Config
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.partition import Partition, State
 from liftbridge.broker.pausing import NoRoomError
+from liftbridge.broker.settling import Settling
 from liftbridge.broker.streams import Streams
 from liftbridge.metadata.errors import MetadataError
 from liftbridge.metadata.model import StreamSettings
 from liftbridge.metadata.operations import CreateStream
-from liftbridge.metadata.placement import place
-from liftbridge.metadata.validation import ACTIVITY_STREAM, CURSORS_STREAM, resolve_replication_factor
+from liftbridge.metadata.state import ClusterState
+from liftbridge.metadata.validation import ACTIVITY_STREAM, CURSORS_STREAM
 from liftbridge.proto import api_pb2
 
 # Everything that is not the newest position of a cursor is read once more after a start, and only what is not
@@ -59,15 +59,18 @@ class NotLeadingError(Exception):
 
 
 async def create_internal_streams(
-    config: Config, controller: Controller, streams: Streams, clock: Callable[[], int]
+    config: Config, controller: Controller, streams: Streams, settling: Settling
 ) -> None:
-    """Create the streams that the configuration asks for and that do not exist; when this returns they lead.
+    """Create the streams that the configuration asks for and that do not exist; when this returns they are
+    led.
 
-    `clock` gives ns since the epoch. Raises InternalStreamError.
+    Raises InternalStreamError.
     """
     cursors = config.cursors
-    if config.activity.stream_enabled and ACTIVITY_STREAM not in controller.state.streams:
-        await _create(controller, streams, clock, ACTIVITY_STREAM, "activity", 1, -1, ACTIVITY_SETTINGS)
+    if config.activity.stream_enabled:
+        await _create(
+            controller, streams, settling, ACTIVITY_STREAM, "activity", 1, -1, ACTIVITY_SETTINGS
+        )
     existing = controller.state.streams.get(CURSORS_STREAM)
     if existing is not None:
         if len(existing.partitions) != cursors.stream_partitions:
@@ -81,7 +84,7 @@ async def create_internal_streams(
         await _create(
             controller,
             streams,
-            clock,
+            settling,
             CURSORS_STREAM,
             "cursors",
             cursors.stream_partitions,
@@ -93,34 +96,39 @@ async def create_internal_streams(
 async def _create(
     controller: Controller,
     streams: Streams,
-    clock: Callable[[], int],
+    settling: Settling,
     name: str,
     token: str,
     partitions: int,
     replication_factor: int,
     settings: StreamSettings,
 ) -> None:
+    if name in controller.state.streams:
+        return
     if lack := streams.lack_of_room(partitions):
         raise InternalStreamError(f"stream {name} cannot have {partitions} partitions: {lack}")
-    brokers = [controller.broker]
-    try:
-        replicas = resolve_replication_factor(replication_factor, len(brokers))
-        await controller.propose(
-            CreateStream(
-                name=name,
-                subject=f"{controller.namespace}.{token}",
-                group="",
-                stream_id=uuid.uuid4(),
-                creation_ns=clock(),
-                settings=settings,
-                partitions=place(partitions, replicas, [controller.state.load(broker) for broker in brokers]),
-            )
+
+    def creation(state: ClusterState) -> CreateStream | None:
+        if name in state.streams:  # another server was first
+            return None
+        return controller.creation(
+            state,
+            name=name,
+            subject=f"{controller.namespace}.{token}",
+            replication_factor=replication_factor,
+            partitions=partitions,
+            settings=settings,
         )
+
+    try:
+        created = await controller.change(creation)
+        stream = controller.state.stream(name)
     except MetadataError as error:
         raise InternalStreamError(f"stream {name} cannot be created: {error.text}") from error
-    logger.info("created stream %s with %d partitions", name, partitions)
+    if created is not None:
+        logger.info("created stream %s with %d partitions", name, partitions)
     with trio.move_on_after(LEADERS_SECONDS):
-        await streams.settled(controller.state.stream(name))
+        await settling.wait(stream)
 
 
 Ready = Callable[[str, int], Awaitable[None]]
@@ -130,12 +138,13 @@ Ready = Callable[[str, int], Awaitable[None]]
 class OwnPartitions:
     """The partitions of the internal streams, for whoever uses them; `ready` resumes paused ones."""
 
-    def __init__(self, streams: Streams, ready: Ready) -> None:
+    def __init__(self, state: ClusterState, streams: Streams, ready: Ready) -> None:
+        self._state = state
         self._streams = streams
         self._ready = ready
 
     def find(self, name: str, partition_id: int) -> Partition | None:
-        """A partition as it is now, None when there is none."""
+        """The replica here of a partition as it is now, None when there is none."""
         return self._streams.partition(name, partition_id)
 
     async def leading(self, name: str, partition_id: int) -> Partition:
@@ -143,27 +152,33 @@ class OwnPartitions:
 
         Raises LookupError when there is no such partition, NotLeadingError when this server does not lead it.
         """
-        partition = self.find(name, partition_id)
+        partition = None
         for _ in range(RESUME_ATTEMPTS):
-            if partition is None:
-                raise LookupError(f"there is no partition {partition_id} of stream {name}")
-            if partition.model.paused:
+            try:
+                model = self._state.partition(name, partition_id)
+            except MetadataError as error:
+                raise LookupError(error.text) from error
+            if model.paused:
                 try:
                     await self._ready(name, partition_id)
                 except MetadataError as error:
                     raise NotLeadingError(error.text) from error
                 except NoRoomError as error:
                     raise NotLeadingError(str(error)) from error
-                partition = self.find(name, partition_id)
                 continue
+            partition = self.find(name, partition_id)
+            if partition is None:
+                raise NotLeadingError(
+                    f"partition {partition_id} of stream {name} is led by {model.leader or 'nobody'}"
+                )
             await partition.settled.wait()
             if partition.state is State.LEADING:
                 return partition
             if not partition.model.paused:
                 break
-        assert partition is not None, "it was there a moment ago"
-        why = f": {partition.reason}" if partition.reason else ""
-        raise NotLeadingError(f"partition {partition_id} of stream {name} is {partition.state.value}{why}")
+        state = State.PAUSED if partition is None else partition.state
+        why = f": {partition.reason}" if partition is not None and partition.reason else ""
+        raise NotLeadingError(f"partition {partition_id} of stream {name} is {state.value}{why}")
 
 
 def messages_in(frames: bytes) -> Iterator[api_pb2.Message]:

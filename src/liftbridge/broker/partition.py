@@ -1,8 +1,10 @@
-"""One partition that this server leads: from NATS into the log, from the log to subscribers, acks back to
-NATS.
+"""One partition that this server holds a replica of. While it leads: from NATS into the log, from the log to
+subscribers, acks back to NATS.
+
+Which role it has says the metadata (`agree`). One that does not lead has its log open and takes nothing.
 
 A partition has no task while it leads, so that an idle one costs a few KiB and no time: `open` opens the log
-and subscribes to the subject, `close` undoes both, and in between others call. The ingest connection's reader
+and, to lead, subscribes to the subject; `close` undoes both, and in between others call. The ingest connection's reader
 calls `on_messages` after every socket read, which appends what the read brought in one batch; the flusher
 calls back when it is on disk; the cleaner looks after old segments. What becomes visible and acked is decided
 in one place, `_commit`.
@@ -15,8 +17,9 @@ A partition that fails (damaged log, I/O error, refused subscription) fails alon
 reason, its publishers get negative acks, its subscribers a status, and the rest of the server lives on.
 
 Invariants:
-* Messages are stored from the opening of the log until `close` or a failure, `_storing`, whatever readers are
-  told.
+* Messages are stored from the beginning of a leadership until its end, `close` or a failure, `_storing`,
+  whatever readers are told.
+* Whoever was leader and is not any more stores nothing and acks nothing: what still waits is refused.
 * `high_watermark` < `log.next_offset`, and under the sync policy `always` < `log.synced_offset`.
 * No ack leaves for an offset above what its policy and the sync policy demand.
 * Readers wake at every change of the high watermark or of the state, and only then: a commit schedules each
@@ -42,10 +45,13 @@ from liftbridge._wire import AckRouter, PartitionSink, message_prefix
 from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
 from liftbridge.log import Flusher, Keyring, Log, LogClosedError, LogOptions
+from liftbridge.metadata.control import Position
 from liftbridge.metadata.model import Partition as PartitionModel
 from liftbridge.metadata.model import Stream
 from liftbridge.nats.connection import NatsConnection, NatsPermissionError
 
+# Of a replica whose log cannot be read.
+LOST = Position(0, 0, 0, lost=True)
 # Acks of one partition that wait for the disk; ingest pauses beyond this.
 MAX_WAITING_ACK_BYTES = 32 << 20
 
@@ -55,9 +61,11 @@ class State(enum.Enum):
 
     OPENING = "opening"
     LEADING = "leading"
+    FOLLOWING = "following"
     PAUSED = "paused"
     OFFLINE = "offline"
     DELETED = "deleted"
+    MOVED = "moved"
     CLOSED = "closed"
 
 
@@ -66,9 +74,8 @@ class PartitionSettings:
     """What holds for a partition after the stream's overrides were laid over the server's settings.
 
     Times are ns. `sync_policy` is always, interval or never. At most `compact_partitions` of the stream are
-    compacted at a time. `min_isr` is the smallest in-sync set that commits. With an `auto_pause_time` that is
-    not 0 the partition is paused when no message came for so long, and not while it has subscribers if that
-    is disabled.
+    compacted at a time. With an `auto_pause_time` that is not 0 the partition is paused when no message came
+    for so long, and not while it has subscribers if that is disabled.
     """
 
     log: LogOptions
@@ -81,7 +88,6 @@ class PartitionSettings:
     compact_partitions: int
     max_message_bytes: int
     check_offsets: bool
-    min_isr: int
     auto_pause_time: int
     auto_pause_disable_if_subscribers: bool
 
@@ -100,10 +106,10 @@ class EventTimes:
 
 
 class Partition:
-    """The leader of one partition.
+    """A replica of one partition.
 
-    `directory` holds its log, `keyring` the master keys for it; `power_lost` is `Log.open`'s. `ingest`
-    delivers its messages, `acks` takes its acks, and `router` those for calls of this server. While `space`
+    `leads` says whether it is to lead, as the metadata is now. `directory` holds its log,
+    `keyring` the master keys for it; `power_lost` is `Log.open`'s. `ingest` delivers its messages, `acks` takes its acks, and `router` those for calls of this server. While `space`
     is low it stores nothing; None exempts it.
     `spawn` starts a task that may outlive the partition.
 
@@ -116,11 +122,11 @@ class Partition:
         "_batch_waits",
         "_clock",
         "_closed",
-        "_directory",
         "_flusher",
         "_ingest",
         "_keyring",
         "_last_bounds",
+        "_leads",
         "_log",
         "_logger",
         "_messages_before",
@@ -136,6 +142,7 @@ class Partition:
         "_spawn",
         "_storing",
         "active_at",
+        "directory",
         "high_watermark",
         "model",
         "place",
@@ -157,6 +164,7 @@ class Partition:
         directory: Path,
         settings: PartitionSettings,
         *,
+        leads: bool,
         ingest: Ingest,
         acks: NatsConnection,
         router: AckRouter | None,
@@ -185,7 +193,7 @@ class Partition:
             self._closed = trio.Event()
             self.settled.set()
             self._closed.set()
-        self._directory = directory
+        self.directory = directory
         self._ingest = ingest
         self._acks = acks
         self._router = router
@@ -193,6 +201,7 @@ class Partition:
         self._keyring = keyring
         self._power_lost = power_lost
         self._clock = clock
+        self._leads = leads
         self._log: Log | None = None
         self._storing = False
         self._last_bounds = (0, 0)
@@ -248,6 +257,14 @@ class Partition:
         return -1 if self._log is None else self._log.synced_offset - 1
 
     @property
+    def position(self) -> Position | None:
+        """Where the log ends, for whoever is to choose a leader; None as long as it is not open."""
+        if self.state is State.OFFLINE:
+            return LOST
+        log = self._log
+        return None if log is None else Position(log.last_epoch, log.next_offset, log.synced_offset, False)
+
+    @property
     def unsynced_bytes(self) -> int:
         """Bytes that were written since the last sync began."""
         return 0 if self._log is None else self._log.unsynced_bytes
@@ -284,14 +301,18 @@ class Partition:
     # -- its life --------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Open the log and receive messages; what fails makes the partition offline. Cancelled, or ended by
-        `close`, it only needs to be closed; does nothing after that."""
+        """Open the log, and receive messages if this replica is to lead; what fails makes the partition
+        offline. Cancelled, or ended by `close`, it only needs to be closed; does nothing after that."""
+        await self._begin(self._open)
+
+    async def _begin(self, open_log: Callable[[], Awaitable[bool]] | None) -> None:
+        """Take up the role that is due, when the log is open; what `close` has to end first."""
         if self._closed is not None:
             return
         self._opened = trio.Event()
         try:
             with trio.CancelScope() as self._opening:
-                if not await self._open():
+                if not ((open_log is None or await open_log()) and await self._take_role()):
                     await self._refuse_messages()
         finally:
             self._opening = None
@@ -299,12 +320,12 @@ class Partition:
             self._opened = None
 
     async def _open(self) -> bool:
-        """Open the log and subscribe; False when the partition went offline instead."""
+        """Open the log; False when the partition went offline instead."""
         try:
             self._log = await trio.to_thread.run_sync(
                 partial(
                     Log.open,
-                    self._directory,
+                    self.directory,
                     stream_id=self.stream.stream_id,
                     partition=self.model.id,
                     options=self.settings.log,
@@ -316,25 +337,49 @@ class Partition:
             # Whatever is wrong with this log, the other partitions are not to suffer for it.
             self._go_offline(f"the log cannot be opened: {error}")
             return False
-        log = self._log
-        for damage in log.damage:
+        for damage in self._log.damage:
             self._logger.error("%s: %s", self, damage)
-        self._sink = self._make_sink(log.next_offset, log.last_timestamp)
-        self._sink.readonly = self.model.readonly
-        self._storing = self.state is not State.DELETED
+        return True
+
+    async def _take_role(self) -> bool:
+        """Lead or follow, whatever is due when this ends; False when the partition went offline instead."""
+        while self.state in (State.OPENING, State.PAUSED):
+            if not self._leads:
+                if self.state is State.OPENING:
+                    self.state = State.FOLLOWING
+                    self._logger.info("%s follows", self)
+                break
+            if not await self._lead():
+                return False
+            if self._storing or self.state is not State.OPENING:
+                break
+        self.settled.set()
+        return True
+
+    async def _lead(self) -> bool:
+        """Receive messages; False when the partition went offline instead. Whoever does not lead any more
+        when NATS has answered has given up receiving."""
+        log = self.log
+        sink = self._sink = self._make_sink(log.next_offset, log.last_timestamp)
+        sink.readonly = self.model.readonly
+        self._storing = True
         # Opening has made the tail durable, and a single replica that has it is every replica.
         self._commit(log.next_offset)
-        if self.state is State.OPENING:
-            self.state = State.LEADING
         try:
-            self._sid = await self._ingest.connection.subscribe(self.subject, self._sink, self.stream.group)
+            sid = await self._ingest.connection.subscribe(self.subject, sink, self.stream.group)
         except Exception as error:
+            if not self._storing:
+                return True
             self._go_offline(f"NATS does not deliver {self.subject!r}: {error}")
             return False
+        if not self._storing:
+            self._ingest.connection.unsubscribe(sid)
+            return True
+        self._sid = sid
         self.active_at = time.monotonic()
-        if self.state is State.LEADING:
+        if self.state is State.OPENING:
+            self.state = State.LEADING
             self._logger.info("%s leads at offset %d on subject %s", self, log.next_offset, self.subject)
-        self.settled.set()
         return True
 
     def _make_sink(self, next_offset: int, last_timestamp: int) -> PartitionSink:
@@ -353,7 +398,7 @@ class Partition:
 
     async def _refuse_messages(self) -> None:
         """Without a log: receive only to tell publishers, at once, that nothing is stored."""
-        if self._sink is not None or self.stream.group:
+        if self._sink is not None or self.stream.group or not self._leads:
             return  # NATS does not deliver; or it had better deliver to another member of the group
         self._sink = self._make_sink(0, 0)
         self._sink.readonly = True
@@ -372,21 +417,51 @@ class Partition:
         """What the log needs cannot be done any more: the partition goes offline."""
         self._go_offline(reason)
 
-    def agree(self, stream: Stream, model: PartitionModel) -> None:
-        """The cluster has agreed on another value of the partition.
+    def agree(self, stream: Stream, model: PartitionModel, leads: bool) -> None:
+        """The cluster has agreed on another value of the partition; `leads` is whether this replica is to
+        lead.
 
         A pause ends what goes on with it and is followed by `close`. Readonly holds from here on: what has
         come before is stored. A partition that was resumed is another object.
         """
         self.stream, self.model = stream, model
-        if model.paused and self.state in (State.OPENING, State.LEADING, State.OFFLINE):
+        if model.paused and self.state in (
+            State.OPENING,
+            State.LEADING,
+            State.FOLLOWING,
+            State.OFFLINE,
+        ):
             self.state = State.PAUSED
             self.settled.set()
+        if leads != self._leads:
+            self._leads = leads
+            if leads:
+                self._step_up()
+            else:
+                self._step_down()
         if self._storing and self._sink is not None and self._sink.readonly != model.readonly:
             self._append()
             if self._storing:
                 self._sink.readonly = model.readonly
         self._readers.unpark_all()
+
+    def _step_up(self) -> None:
+        if self.state is State.FOLLOWING:
+            self.state = State.OPENING
+            self.settled = trio.Event()
+            if self._opening is None:  # otherwise it finds out when it looks what is due
+                self._spawn(partial(self._begin, None))
+
+    def _step_down(self) -> None:
+        """Another broker leads, or nobody: nothing that comes after this is stored or acked here."""
+        if self._storing:
+            self._storing = False
+            self._refuse_all()
+            self._ingest.unhold(self)
+        self._stop_receiving()
+        if self.state is State.LEADING:
+            self.state = State.FOLLOWING
+            self._logger.info("%s leads no more, at offset %d", self, self.log.next_offset)
 
     async def close(self) -> None:
         """Stop receiving, make everything durable, tell everybody who waits; whoever comes second waits for
@@ -404,7 +479,7 @@ class Partition:
         if self._log is not None:
             await self._close_log(self._log)
         self._storing = False
-        if self.state in (State.OPENING, State.LEADING):
+        if self.state in (State.OPENING, State.LEADING, State.FOLLOWING):
             self.state = State.CLOSED
         elif self.state is State.PAUSED:
             self._give_back()
@@ -443,9 +518,10 @@ class Partition:
             self._ingest.connection.unsubscribe(self._sid)
             self._sid = None
 
-    def mark_deleted(self) -> None:
-        """The stream was deleted; `close` is about to be called."""
-        self.state = State.DELETED
+    def mark_gone(self, *, deleted: bool) -> None:
+        """The stream was deleted, or the replica was moved to another broker; `close` is about to be
+        called."""
+        self.state = State.DELETED if deleted else State.MOVED
         self._storing = False
         self._refuse_all()
         self._readers.unpark_all()
@@ -459,7 +535,8 @@ class Partition:
             self._send_refusals()
 
     def _go_offline(self, reason: str) -> None:
-        if self.state is State.DELETED or (self.state is State.PAUSED and not self._storing):
+        gone = self.state in (State.DELETED, State.MOVED)
+        if gone or (self.state is State.PAUSED and not self._storing):
             return
         self._storing = False
         self.reason = reason
@@ -542,7 +619,7 @@ class Partition:
     def _bound_waiting_acks(self, sink: PartitionSink) -> None:
         """Too many acks wait: for the disk, which receiving can wait for; or for a commit, while the in-sync
         set is too small, which may last: publishers that asked for one are then told that there is none."""
-        if len(self.model.isr) < self.settings.min_isr:
+        if len(self.model.isr) < self.stream.guarantees.min_isr:
             sink.refuse_uncommitted(self._clock())
             self._send_refusals()
         else:
@@ -585,7 +662,7 @@ class Partition:
         assert sink is not None
         now = self._clock()
         released = sink.leader_acks.release(offset, now) if len(sink.leader_acks) else b""
-        if len(self.model.isr) >= self.settings.min_isr and offset - 1 > self.high_watermark:
+        if len(self.model.isr) >= self.stream.guarantees.min_isr and offset - 1 > self.high_watermark:
             self.high_watermark = offset - 1
             if len(sink.commit_acks):
                 released += sink.commit_acks.release(offset, now)

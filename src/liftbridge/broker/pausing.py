@@ -19,6 +19,7 @@ import trio
 from liftbridge.broker.autopause import is_idle
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.partition import Partition
+from liftbridge.broker.settling import Settling
 from liftbridge.broker.streams import Streams
 from liftbridge.metadata.model import Stream
 from liftbridge.metadata.operations import PauseStream, ResumeStream, SetStreamReadonly
@@ -36,9 +37,12 @@ class NoRoomError(Exception):
 class Pausing:
     """The ways to pause, resume and make readonly. `clock` tells ns since the epoch."""
 
-    def __init__(self, controller: Controller, streams: Streams, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, controller: Controller, streams: Streams, settling: Settling, clock: Callable[[], int]
+    ) -> None:
         self._controller = controller
         self._streams = streams
+        self._settling = settling
         self._clock = clock
 
     async def pause(self, name: str, partition_ids: Sequence[int], *, resume_all: bool) -> None:
@@ -95,12 +99,17 @@ class Pausing:
         Waits as long as opening its log takes. Raises MetadataError: NOT_FOUND when it does not exist (any
         more), INTERNAL; NoRoomError.
         """
+        resumed = False
         while True:
             if self._controller.state.partition(name, partition_id).paused:
                 await self._resume(name, partition_id)
+                resumed = True
             partition = self._streams.partition(name, partition_id)
             if partition is None:
-                continue  # the state says so, too
+                # Somebody else leads it: whom it takes a moment to begin again.
+                if resumed:
+                    await self._settling.wait(self._controller.state.stream(name), [partition_id])
+                return
             if partition.settled.is_set():  # leading is not enough: NATS may not deliver yet
                 self._streams.mark_route(partition)
                 return

@@ -28,6 +28,7 @@ from liftbridge.broker.consensus import NotLeadingError
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.forwarding import Links, LostError, UnreachableError
 from liftbridge.broker.registration import Registration
+from liftbridge.metadata.broker_operations import RegisterBroker
 from liftbridge.metadata.control import Control, Position
 from liftbridge.metadata.errors import MetadataError
 from liftbridge.metadata.operations import Operation
@@ -76,8 +77,9 @@ class Sessions:
         self._wanted: Collection[Replica] = ()
         self._beat_now = trio.Event()
         self._news = trio.Event()
+        self._changed = trio.Event()
         self._refusal = ""
-        controller.subscribe(self._on_operation)
+        controller.subscribe(self._on_operation, self._on_restored)
 
     @property
     def active(self) -> bool:
@@ -85,6 +87,11 @@ class Sessions:
         return self._registration.epoch is not None and self._controller.state.registry.alive(
             self._controller.broker
         )
+
+    async def wait_active(self) -> None:
+        """Wait until it is."""
+        while not self.active:
+            await self._changed.wait()
 
     def leave(self) -> None:
         """This broker is about to stop."""
@@ -222,6 +229,13 @@ class Sessions:
                 control.resolved(operation)
 
     def _on_operation(self, index: int, operation: Operation, outcome: Outcome) -> None:
+        if isinstance(operation, RegisterBroker):
+            self._beat_now.set()
+        self._on_restored()
+
+    def _on_restored(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
         self._wake()
 
     def _wake(self) -> None:

@@ -1,9 +1,12 @@
-"""The partitions that this server runs, kept equal to what the metadata says.
+"""The partitions that this server holds replicas of, kept equal to what the metadata says.
 
 The controller tells of every committed operation; this module opens and closes partitions accordingly, in
-tasks that end when that is done, and keeps the routes that publishes are sent by. At start it brings up what
-the restored metadata contains and reports directories that no stream owns; it removes only those of streams
-that a committed operation deleted.
+tasks that end when that is done, gives them their roles, and keeps the routes that publishes are sent by. At
+start it brings up what the restored metadata contains and reports directories that no stream owns; it removes
+only those of streams that a committed operation deleted.
+
+Until the metadata has this run of the broker, nothing leads here: that this server led before says nothing of
+what its disk has kept.
 
 A pause ends a `Partition` for good and a resume makes another one, so that both may be asked for faster than
 logs open and close: what is over closes at its own pace, and what comes next opens after that.
@@ -19,7 +22,7 @@ import contextlib
 import logging
 import resource
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,13 +34,17 @@ from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config
 from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
-from liftbridge.broker.partition import Partition, PartitionSettings, State
+from liftbridge.broker.partition import LOST, Partition, PartitionSettings, State
 from liftbridge.log import Flusher, LogOptions, delete_log
 from liftbridge.log.awake import awake_logs
 from liftbridge.log.options import MAX_SEGMENT_BYTES
+from liftbridge.metadata.control import Position
 from liftbridge.metadata.model import Partition as PartitionModel
+from liftbridge.metadata.broker_operations import RegisterBroker
 from liftbridge.metadata.model import Stream, StreamSettings
-from liftbridge.metadata.state import ClusterState
+from liftbridge.metadata.operations import DeleteStream, Operation
+from liftbridge.metadata.replicas import Changed
+from liftbridge.metadata.state import ClusterState, Outcome
 from liftbridge.metadata.validation import CURSORS_STREAM, RESERVED_NAMES
 from liftbridge.nats.connection import NatsConnection, NatsUnavailableError
 
@@ -53,17 +60,21 @@ DRAIN_SECONDS = 10.0
 
 @dataclass
 class _Running:
-    """The partitions of one stream, by their ids; `ending` are those that closed, or still do, after a resume
-    has put others in their places."""
+    """The partitions of one stream that have replicas here, by their ids; `ending` are those that closed, or
+    still do, after others have taken their places, and `removing` tells when replicas that were moved away are
+    gone, files and all."""
 
-    partitions: list[Partition]
+    name: bytes
+    partitions: dict[int, Partition] = field(default_factory=dict)
     ending: list[Partition] = field(default_factory=list)
+    removing: dict[int, trio.Event] = field(default_factory=dict)
+    deleted: bool = False
 
 
 class Streams:
     """All partitions of this server.
 
-    `routes` is what publishers use to find a stream's subject, `autopause` watches partitions for idleness,
+    `broker` is its id, and `registered` tells whether the metadata has this run of it. `routes` is what publishers use to find a stream's subject, `autopause` watches partitions for idleness,
     and `published` waits until everything that clients have published through this server so far is with
     NATS.
     """
@@ -74,6 +85,8 @@ class Streams:
         data_dir: Path,
         state: ClusterState,
         *,
+        broker: str,
+        registered: Callable[[], bool],
         ingest: Ingest,
         acks: NatsConnection,
         router: AckRouter | None = None,
@@ -89,6 +102,8 @@ class Streams:
         self._power_lost = power_lost
         self._root = data_dir / "streams"
         self._state = state
+        self._broker = broker
+        self._registered = registered
         self._ingest = ingest
         self._acks = acks
         self._router = router
@@ -104,11 +119,10 @@ class Streams:
         self.routes = routes
 
     def partition(self, stream: str, partition_id: int) -> Partition | None:
-        """The running partition of an existing stream, or None when one of the two does not exist."""
+        """The replica here of a partition; None when there is none, or no such partition."""
         model = self._state.streams.get(stream)
-        if model is None or not 0 <= partition_id < len(model.partitions):
-            return None
-        return self._running[model.stream_id].partitions[partition_id]
+        running = None if model is None else self._running.get(model.stream_id)
+        return None if running is None else running.partitions.get(partition_id)
 
     def lack_of_room(self, count: int) -> str:
         """Why this server does not take so many more partitions; "" when it does."""
@@ -123,17 +137,17 @@ class Streams:
 
     def __iter__(self) -> Iterator[Partition]:
         for running in self._running.values():
-            yield from running.partitions
+            yield from running.partitions.values()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run the partitions until cancelled; `started` is reported when those of the restored state are
-        up."""
+        """Run the partitions until cancelled; `started` is reported when the logs of the restored state are
+        open."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 await trio.to_thread.run_sync(self._clean_up)
                 for stream in self._state.streams.values():
-                    self._start(stream)
+                    self.changed(stream)
                 for stream in list(self._state.streams.values()):
                     await self.settled(stream)
                 task_status.started()
@@ -157,87 +171,125 @@ class Streams:
                 nursery.start_soon(self._end_all, running)
 
     async def settled(self, stream: Stream) -> None:
-        """Wait until every partition of a stream leads, has failed to, or is paused."""
-        running = self._running.get(stream.stream_id)
-        for partition in list(running.partitions) if running is not None else ():
+        """Wait until every replica here of a stream has its role, has failed, or is paused."""
+        for partition_id in range(len(stream.partitions)):
+            await self.settled_replica(stream.stream_id, partition_id)
+
+    async def settled_replica(self, stream_id: uuid.UUID, partition_id: int) -> None:
+        """The same for one of them; returns at once when there is none here."""
+        running = self._running.get(stream_id)
+        partition = None if running is None else running.partitions.get(partition_id)
+        if partition is not None:
             await partition.settled.wait()
+
+    def positions(self, replicas: Collection[tuple[uuid.UUID, int]]) -> dict[tuple[uuid.UUID, int], Position]:
+        """Where the logs of replicas here end, of those that have their logs open or have lost them."""
+        found = {}
+        for stream_id, partition_id in replicas:
+            running = self._running.get(stream_id)
+            partition = None if running is None else running.partitions.get(partition_id)
+            position = LOST if partition is None else partition.position
+            if position is not None:
+                found[stream_id, partition_id] = position
+        return found
 
     async def released(self, stream: Stream, partition_ids: Sequence[int]) -> None:
         """Wait until paused partitions have given back what they took up."""
         running = self._running.get(stream.stream_id)
         if running is not None:
-            chosen = [running.partitions[partition_id] for partition_id in partition_ids]
+            chosen = [running.partitions.get(partition_id) for partition_id in partition_ids]
             for partition in chosen:
-                if partition.state is State.PAUSED:
+                if partition is not None and partition.state is State.PAUSED:
                     await partition.wait_closed()
 
     # -- changes of the metadata -----------------------------------------------------------------------
 
-    def created(self, stream: Stream) -> None:
-        """A stream was created."""
-        self._start(stream)
+    def on_operation(self, index: int, operation: Operation, outcome: Outcome) -> None:
+        """The controller: an operation was applied."""
+        if isinstance(operation, DeleteStream):
+            assert isinstance(outcome, Stream), outcome
+            self.deleted(outcome)
+        elif isinstance(outcome, Stream):
+            self.changed(outcome)
+        elif isinstance(operation, RegisterBroker) and operation.broker == self._broker:
+            self.on_restored()  # from here on this broker may lead
+        elif isinstance(outcome, Changed):
+            for stream_id in dict.fromkeys(result.stream_id for result in outcome.results):
+                stream = self._state.stream_by_id(stream_id)
+                if stream is not None:
+                    self.changed(stream)
+
+    def on_restored(self) -> None:
+        """The whole state may be another one."""
+        for stream_id, running in list(self._running.items()):
+            if self._state.stream_by_id(stream_id) is None and not running.deleted:
+                self._deleted(running, stream_id)
+        for stream in self._state.streams.values():
+            self.changed(stream)
 
     def deleted(self, stream: Stream) -> None:
         """A stream was deleted: its subscribers end now, its files go in the background."""
-        self.routes.remove(stream.name.encode())
-        for partition in self._running[stream.stream_id].partitions:
-            partition.mark_deleted()
+        self._deleted(self._running[stream.stream_id], stream.stream_id)
+
+    def _deleted(self, running: _Running, stream_id: uuid.UUID) -> None:
+        running.deleted = True
+        self.routes.remove(running.name)
+        for partition in running.partitions.values():
+            partition.mark_gone(deleted=True)
         if self._nursery is not None:
-            self._nursery.start_soon(self._remove, stream.stream_id)
+            self._nursery.start_soon(self._remove, stream_id)
 
-    def paused(self, stream: Stream, partition_ids: Sequence[int]) -> None:
-        """Partitions were paused: their subscribers end now, what they take up is given back in the
-        background."""
-        running = self._running[stream.stream_id]
-        ending = []
-        for partition_id in partition_ids:
-            partition = running.partitions[partition_id]
-            if partition.state is not State.PAUSED:
-                ending.append(partition)
-            partition.agree(stream, stream.partitions[partition_id])
-            self.mark_route(partition)
-        if self._nursery is not None and ending:
-            self._nursery.start_soon(self._pause, ending)
+    def changed(self, stream: Stream) -> None:
+        """A stream is new, or another one than it was: have its replicas here follow.
 
-    def resumed(self, stream: Stream, partition_ids: Sequence[int]) -> None:
-        """Partitions were resumed: they begin anew on their directories."""
-        running = self._running[stream.stream_id]
+        Partitions that were paused end, and their subscribers now; what they take up is given back in the
+        background. Those that were resumed begin anew on their directories.
+        """
+        running = self._running.get(stream.stream_id)
         settings = self._settings(stream)
-        opening = []
-        for partition_id in partition_ids:
-            old = running.partitions[partition_id]
-            if old.state is State.PAUSED:
-                new = self._make(stream, stream.partitions[partition_id], settings)
-                new.received = old.received
-                running.partitions[partition_id] = new
-                running.ending.append(old)
-                opening.append(new)
+        if running is None:
+            running = self._running[stream.stream_id] = _Running(stream.name.encode())
+            self.routes.put(
+                StreamRoute(
+                    running.name, stream.subject.encode(), len(stream.partitions), settings.check_offsets
+                )
+            )
+        opening: list[Partition] = []
+        pausing: list[Partition] = []
+        for model in stream.partitions:
+            partition = running.partitions.get(model.id)
+            if self._broker not in model.replicas:
+                if partition is not None:
+                    self._move_away(running, partition)
+            elif partition is None or (partition.state is State.PAUSED and not model.paused):
+                new = running.partitions[model.id] = self._make(stream, model, settings)
+                if partition is not None:
+                    new.received = partition.received
+                    running.ending.append(partition)
+                if not model.paused:
+                    opening.append(new)
+            else:
+                goes_on = partition.state is not State.PAUSED
+                partition.agree(stream, model, self._leads(model))
+                if goes_on and partition.state is State.PAUSED:
+                    pausing.append(partition)
+            self._mark_route(stream, model)
         if self._nursery is not None and opening:
             self._nursery.start_soon(self._open, running, opening)
+        if self._nursery is not None and pausing:
+            self._nursery.start_soon(self._pause, pausing)
 
-    def readonly_set(self, stream: Stream, partition_ids: Sequence[int]) -> None:
-        """Partitions became readonly, or writable."""
-        for partition_id in partition_ids:
-            partition = self._running[stream.stream_id].partitions[partition_id]
-            partition.agree(stream, stream.partitions[partition_id])
-            self.mark_route(partition)
+    def _leads(self, model: PartitionModel) -> bool:
+        return model.leader == self._broker and self._registered()
 
-    def _start(self, stream: Stream) -> None:
-        """Start the partitions of a stream, those that are paused excepted, and publish its route."""
-        settings = self._settings(stream)
-        self.routes.put(
-            StreamRoute(
-                stream.name.encode(), stream.subject.encode(), len(stream.partitions), settings.check_offsets
-            )
-        )
-        running = self._running[stream.stream_id] = _Running(
-            [self._make(stream, model, settings) for model in stream.partitions]
-        )
-        for partition in running.partitions:
-            self.mark_route(partition)
+    def _move_away(self, running: _Running, partition: Partition) -> None:
+        """The replica here is another broker's now."""
+        del running.partitions[partition.model.id]
+        partition.mark_gone(deleted=False)
         if self._nursery is not None:
-            opening = [partition for partition in running.partitions if not partition.model.paused]
-            self._nursery.start_soon(self._open, running, opening)
+            before = running.removing.get(partition.model.id)
+            running.removing[partition.model.id] = gone = trio.Event()
+            self._nursery.start_soon(self._remove_replica, running, partition, before, gone)
 
     def _make(self, stream: Stream, model: PartitionModel, settings: PartitionSettings) -> Partition:
         # Cursors and the like are small, and reading goes on while the disk is nearly full.
@@ -247,6 +299,7 @@ class Streams:
             model,
             self._root / str(stream.stream_id) / str(model.id),
             settings,
+            leads=self._leads(model),
             ingest=self._ingest,
             acks=self._acks,
             router=self._router,
@@ -259,12 +312,19 @@ class Streams:
 
     def mark_route(self, partition: Partition) -> None:
         """Tell publishers whether a partition takes messages."""
-        if self.partition(partition.stream.name, partition.model.id) is not partition:
-            return  # it was deleted, or another one has taken its place
-        route = self.routes.get(partition.stream.name.encode())
-        if route is not None:
+        if self.partition(partition.stream.name, partition.model.id) is partition:
+            self._mark_route(partition.stream, partition.model)
+        # else it was deleted, or another one has taken its place
+
+    def _mark_route(self, stream: Stream, model: PartitionModel) -> None:
+        route = self.routes.get(stream.name.encode())
+        if route is None:
+            return
+        partition = self._running[stream.stream_id].partitions.get(model.id)
+        waiting = model.paused
+        if partition is not None and self._leads(model):
             waiting = partition.state is State.PAUSED or not partition.settled.is_set()
-            route.mark(partition.model.id, readonly=partition.model.readonly, waiting=waiting)
+        route.mark(model.id, readonly=model.readonly, waiting=waiting)
 
     def _spawn(self, task: Callable[[], Awaitable[None]]) -> None:
         if self._nursery is not None:
@@ -284,6 +344,8 @@ class Streams:
             await self._end(before)
             if before in running.ending:
                 running.ending.remove(before)
+        while (removed := running.removing.get(partition.model.id)) is not None:
+            await removed.wait()
         await partition.open()
         self.mark_route(partition)
         if not partition.closing:
@@ -315,14 +377,30 @@ class Streams:
 
     async def _end_all(self, running: _Running) -> None:
         async with trio.open_nursery() as nursery:
-            for partition in [*running.partitions, *running.ending]:
+            for partition in [*running.partitions.values(), *running.ending]:
                 nursery.start_soon(self._end, partition)
+            for removed in list(running.removing.values()):
+                await removed.wait()
 
     async def _remove(self, stream_id: uuid.UUID) -> None:
         with trio.CancelScope(shield=True):
             await self._end_all(self._running[stream_id])
             await trio.to_thread.run_sync(self._delete_directory, self._root / str(stream_id))
         del self._running[stream_id]
+
+    async def _remove_replica(
+        self, running: _Running, partition: Partition, before: trio.Event | None, gone: trio.Event
+    ) -> None:
+        partition_id = partition.model.id
+        with trio.CancelScope(shield=True):
+            if before is not None:
+                await before.wait()
+            await self._end(partition)
+            if partition_id not in running.partitions:  # otherwise it has come back meanwhile
+                await trio.to_thread.run_sync(self._delete_directory, partition.directory)
+        gone.set()
+        if running.removing.get(partition_id) is gone:
+            del running.removing[partition_id]
 
     # -- files -----------------------------------------------------------------------------------------
 
@@ -365,7 +443,6 @@ class Streams:
             max_message_bytes=self._config.clustering.replication_max_bytes,
             check_offsets=check_offsets,
             compact_partitions=own.compact_max_goroutines or server.compact_max_goroutines,
-            min_isr=own.min_isr or self._config.clustering.min_insync_replicas,
             auto_pause_time=self._auto_pause_time(stream),
             auto_pause_disable_if_subscribers=(
                 server.auto_pause_disable_if_subscribers

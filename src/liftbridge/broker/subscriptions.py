@@ -221,8 +221,16 @@ def ended(partition: Partition) -> RpcFailedError:
     name = f"partition {partition.model.id} of stream {partition.stream.name!r}"
     if partition.state is State.DELETED:
         return rpc_error(StatusCode.NOT_FOUND, f"stream {partition.stream.name!r} was deleted")
+    if partition.state in (State.FOLLOWING, State.MOVED):
+        return led_elsewhere(partition.model.leader, name)
     if partition.state is State.PAUSED:
         return rpc_error(StatusCode.FAILED_PRECONDITION, f"{name} is paused")
     if partition.state is State.OFFLINE:
         return rpc_error(StatusCode.INTERNAL, f"{name} is offline: {partition.reason}")
     return rpc_error(StatusCode.UNAVAILABLE, f"{name} is {partition.state.value}; try again")
+
+
+def led_elsewhere(leader: str, name: str) -> RpcFailedError:
+    """The status for users of a partition that another broker leads; clients look for the first words."""
+    who = f"{leader!r} leads" if leader else "nobody leads"
+    return rpc_error(StatusCode.FAILED_PRECONDITION, f"Server not partition leader: {who} {name}")

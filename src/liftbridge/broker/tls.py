@@ -1,4 +1,5 @@
-"""TLS contexts from the configuration: one towards gRPC clients, one towards NATS.
+"""TLS contexts from the configuration: one towards gRPC clients, one towards other
+servers, one towards NATS.
 
 The files are read here, at start-up, so that a missing or unusable one stops the server with an error that
 names the key and the file. TLS 1.2 is the lowest version. A private key with a pass phrase is refused: a
@@ -34,6 +35,32 @@ def server_ssl_context(tls: TlsConfig) -> ssl.SSLContext | None:
             context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
         else:
             _load_authorities(context, "tls.client.auth.ca", tls.client_auth_ca)
+    return context
+
+
+def peer_ssl_context(tls: TlsConfig) -> ssl.SSLContext | None:
+    """Return the context for connections to other servers of the cluster, or None if TLS is off.
+
+    With client authentication on, they have to show certificates of the authority that clients' certificates
+    come from, as this server does. Without it the connection is encrypted, and who is there says the secret
+    of the cluster, if there is one. Names are not compared: a server proves its id, wherever it is.
+
+    Raises:
+        ConfigError: a file cannot be read or used.
+    """
+    if tls.key is None or tls.cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.check_hostname = False
+    context.set_alpn_protocols(["h2"])
+    _load_pair(context, "tls.cert", tls.cert, "tls.key", tls.key)
+    if not tls.client_auth_enabled:
+        context.verify_mode = ssl.CERT_NONE
+    elif tls.client_auth_ca is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    else:
+        _load_authorities(context, "tls.client.auth.ca", tls.client_auth_ca)
     return context
 
 

@@ -751,9 +751,11 @@ class CoordinatorReport(_message.Message):
     def __init__(self, group_id: _Optional[str] = ..., consumer_id: _Optional[str] = ..., coordinator: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class AwaitPartitions(_message.Message):
-    __slots__ = ("stream_id", "partitions")
+    __slots__ = ("stream_id", "partitions", "applied")
     STREAM_ID_FIELD_NUMBER: _ClassVar[int]
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
     stream_id: bytes
     partitions: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, stream_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ...) -> None: ...
+    applied: int
+    def __init__(self, stream_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ..., applied: _Optional[int] = ...) -> None: ...
