@@ -50,6 +50,7 @@ from liftbridge.broker.observed import Observe, Observed
 from liftbridge.broker.pausing import Pausing
 from liftbridge.broker.publisher import Publisher
 from liftbridge.broker.reload import Reloader
+from liftbridge.broker.replicator import Replicator
 from liftbridge.broker.settling import SETTLED, Settling
 from liftbridge.broker.streams import Streams
 from liftbridge.broker.tls import nats_ssl_context, peer_ssl_context, server_ssl_context
@@ -170,7 +171,6 @@ class Server:
                 own = Self(data.server_id, *config.advertised_address(port))
                 cluster = Cluster(config, data, publisher.connection, (own.host, own.port), peer_context)
                 health = HealthServicer(serving=False)
-                health.set_serving(False)
                 server = RpcServer(
                     [health.service, cluster.peers.service],
                     limits=_limits(config),
@@ -185,6 +185,12 @@ class Server:
                 for role in (flusher, cleaner, space):
                     await disk.start(role.run)
                 power_lost = await trio.to_thread.run_sync(power_may_be_lost, data.path)
+                replicator = Replicator(
+                    controller,
+                    cluster.peers,
+                    cluster.lease,
+                    max_lag=config.clustering.replica_max_lag_time / 1e9,
+                )
                 streams = Streams(
                     config,
                     data.path,
@@ -200,9 +206,12 @@ class Server:
                     routes=publisher.routes,
                     power_lost=power_lost,
                     autopause=autopause,
+                    replicator=replicator,
                     published=publisher.published,
                 )
                 controller.subscribe(streams.on_operation, streams.on_restored)
+                controller.subscribe(replicator.on_operation)
+                await clustering.start(replicator.run)
                 await partitions.start(streams.run)
                 await _remember_boot(data.path)
                 settling = Settling(controller, streams, cluster.ask_broker)

@@ -33,11 +33,12 @@ from liftbridge.broker.journal import Journal
 from liftbridge.broker.membership import Membership
 from liftbridge.broker.peers import Own, Peers
 from liftbridge.broker.registration import Registration
-from liftbridge.broker.sessions import HEARTBEAT, Positions, Sessions
+from liftbridge.broker.sessions import HEARTBEAT, LEASE_SECONDS, Positions, Sessions
 from liftbridge.metadata.broker_operations import Ended, RegisterBroker
 from liftbridge.metadata.model import Guarantees, StreamSettings
 from liftbridge.nats.connection import NatsConnection
 from liftbridge.raft import Message, NodeId
+from liftbridge.replication.lease import Lease
 
 Address = tuple[str, int]
 Answer = Callable[[bytes], Awaitable[bytes]]
@@ -55,6 +56,7 @@ class Cluster:
     Attributes:
         peers: links to the others; its service is to be served from the start.
         answers: who answers which kind of question of other brokers; others may add theirs.
+        lease: until when this broker may act as a leader of partitions by itself.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Cluster:
         secret = (config.clustering.secret or "").encode()
         self._discovery = Discovery(connection, config.clustering.namespace, self._announcement, secret)
         self.answers: dict[str, Answer] = {}
+        self.lease = Lease(LEASE_SECONDS)
         self.peers = Peers(
             self._own,
             secret=secret,
@@ -156,7 +159,7 @@ class Cluster:
             node_id=controller.consensus.core.node_id,
         )
         registration = Registration(controller, record)
-        sessions = self._sessions = Sessions(controller, registration, self.peers, positions)
+        sessions = self._sessions = Sessions(controller, registration, self.peers, self.lease, positions)
         max_voters = self._config.clustering.raft_max_quorum_size
         membership = Membership(controller.consensus, controller.state, max_voters)
         self.answers |= {

@@ -52,8 +52,8 @@ from liftbridge.broker.journal import Journal, JournalError, Recovered, read_ent
 from liftbridge.broker.journal_format import snapshot_path
 from liftbridge.metadata import operations
 from liftbridge.metadata.broker_operations import RegisterBroker
-from liftbridge.metadata.errors import MetadataCode, MetadataError
 from liftbridge.metadata.brokers import BrokerState
+from liftbridge.metadata.errors import MetadataCode, MetadataError
 from liftbridge.metadata.model import NO_MORE, Guarantees, Stream, StreamSettings
 from liftbridge.metadata.operations import CreateStream, DeleteStream, Operation, OperationError
 from liftbridge.metadata.placement import place
@@ -385,9 +385,7 @@ class Controller:
     @property
     def active_brokers(self) -> Sequence[str]:
         """The brokers that may be given something to do; this one while none is registered."""
-        active = [
-            broker.id for broker in self.state.brokers.values() if broker.state is BrokerState.ACTIVE
-        ]
+        active = [broker.id for broker in self.state.brokers.values() if broker.state is BrokerState.ACTIVE]
         return active or [self.broker]
 
     async def delete_stream(self, name: str) -> Stream:

@@ -192,7 +192,6 @@ class ConsumerGroups:
         return answer(self._controller.state.applied_index)
 
     async def _count_report(self, group_id: str, consumer_id: str, coordinator: str, epoch: int) -> None:
-
         def check() -> Group:
             group = self._controller.state.groups.get(group_id)
             if group is None:

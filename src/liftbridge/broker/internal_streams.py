@@ -68,9 +68,7 @@ async def create_internal_streams(
     """
     cursors = config.cursors
     if config.activity.stream_enabled:
-        await _create(
-            controller, streams, settling, ACTIVITY_STREAM, "activity", 1, -1, ACTIVITY_SETTINGS
-        )
+        await _create(controller, streams, settling, ACTIVITY_STREAM, "activity", 1, -1, ACTIVITY_SETTINGS)
     existing = controller.state.streams.get(CURSORS_STREAM)
     if existing is not None:
         if len(existing.partitions) != cursors.stream_partitions:

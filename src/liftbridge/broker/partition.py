@@ -44,7 +44,8 @@ from liftbridge._log import BatchBuilder
 from liftbridge._wire import AckRouter, PartitionSink, message_prefix
 from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
-from liftbridge.log import Flusher, Keyring, Log, LogClosedError, LogOptions
+from liftbridge.broker.replicator import Following, Leading, Replicator
+from liftbridge.log import Flusher, Keyring, Log, LogClosedError, LogError, LogOptions
 from liftbridge.metadata.control import Position
 from liftbridge.metadata.model import Partition as PartitionModel
 from liftbridge.metadata.model import Stream
@@ -111,7 +112,7 @@ class Partition:
     `leads` says whether it is to lead, as the metadata is now. `directory` holds its log,
     `keyring` the master keys for it; `power_lost` is `Log.open`'s. `ingest` delivers its messages, `acks` takes its acks, and `router` those for calls of this server. While `space`
     is low it stores nothing; None exempts it.
-    `spawn` starts a task that may outlive the partition.
+    `spawn` starts a task that may outlive the partition, and `replicator` has to do with replicas elsewhere.
 
     `place` stands for the partition, and for the messages in its log as they are now (`broker/frames.py`).
     """
@@ -135,6 +136,8 @@ class Partition:
         "_power_lost",
         "_readers",
         "_refused_batches",
+        "_replicator",
+        "_role",
         "_router",
         "_sid",
         "_sink",
@@ -173,6 +176,7 @@ class Partition:
         power_lost: bool,
         space: DiskSpace | None,
         spawn: Callable[[Callable[[], Awaitable[None]]], None],
+        replicator: Replicator,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.stream = stream
@@ -212,6 +216,8 @@ class Partition:
         self._readers = trio.lowlevel.ParkingLot()
         self._space = space
         self._spawn = spawn
+        self._replicator = replicator
+        self._role: Leading | Following | None = None  # None: it has no others, or nobody leads
         self._batch_waits = False
         self._messages_before = -1
         self._refused_batches = 0
@@ -344,10 +350,14 @@ class Partition:
     async def _take_role(self) -> bool:
         """Lead or follow, whatever is due when this ends; False when the partition went offline instead."""
         while self.state in (State.OPENING, State.PAUSED):
+            if isinstance(self._role, Following):
+                self._role.end()
+                await self._role.idle()
+                self._role = None
             if not self._leads:
                 if self.state is State.OPENING:
                     self.state = State.FOLLOWING
-                    self._logger.info("%s follows", self)
+                    self._follow()
                 break
             if not await self._lead():
                 return False
@@ -360,6 +370,12 @@ class Partition:
         """Receive messages; False when the partition went offline instead. Whoever does not lead any more
         when NATS has answered has given up receiving."""
         log = self.log
+        if len(self.model.replicas) > 1:
+            try:
+                self._lead_others()
+            except (OSError, LogError, ValueError) as error:
+                self._go_offline(f"the leader epoch cannot begin: {error}")
+                return False
         sink = self._sink = self._make_sink(log.next_offset, log.last_timestamp)
         sink.readonly = self.model.readonly
         self._storing = True
@@ -433,17 +449,63 @@ class Partition:
         ):
             self.state = State.PAUSED
             self.settled.set()
-        if leads != self._leads:
-            self._leads = leads
-            if leads:
-                self._step_up()
-            else:
-                self._step_down()
+        if self._leads and not (leads and self._is_epoch_of(model)):
+            self._leads = False
+            self._step_down()
+        if leads and not self._leads:
+            self._leads = True
+            self._step_up()
+        elif leads:
+            self._go_on_leading()
+        elif self.state is State.FOLLOWING:
+            self._follow()
         if self._storing and self._sink is not None and self._sink.readonly != model.readonly:
             self._append()
             if self._storing:
                 self._sink.readonly = model.readonly
         self._readers.unpark_all()
+
+    def _is_epoch_of(self, model: PartitionModel) -> bool:
+        """Whether a leadership goes on. A replica without others has no use for its end."""
+        return not isinstance(self._role, Leading) or self._role.machine.epoch == model.leader_epoch
+
+    def _go_on_leading(self) -> None:
+        if isinstance(self._role, Leading):
+            self._role.metadata(self.model)
+        elif self._storing and len(self.model.replicas) > 1:
+            try:
+                self._lead_others()  # it has got others
+            except (OSError, LogError, ValueError) as error:
+                self._go_offline(f"the leader epoch cannot begin: {error}")
+
+    def _lead_others(self) -> None:
+        """Lead replicas elsewhere. Raises OSError, LogError; ValueError when the log has had a newer epoch."""
+        log, epoch = self.log, self.model.leader_epoch
+        if log.last_epoch != epoch:
+            log.begin_epoch(epoch, self._clock())
+            self._request_sync(log)
+        self._role = self._replicator.lead(self)
+
+    def _follow(self) -> None:
+        """Follow whoever leads, if that is somebody else than before."""
+        model, role = self.model, self._role
+        assert not isinstance(role, Leading), f"{self} follows while it leads"
+        if role is not None:
+            if role.follows(model):
+                return
+            role.end()
+            if not role.is_idle:
+                self._spawn(partial(self._follow_later, role))
+                return
+            self._role = None
+        if model.leader and model.leader != self._replicator.broker and self._replicator.broker_epoch:
+            self._role = self._replicator.follow(self)
+            self._logger.info("%s follows %s", self, model.leader)
+
+    async def _follow_later(self, role: Following) -> None:
+        await role.idle()
+        if self._role is role and self.state is State.FOLLOWING and self._closed is None:
+            self._follow()
 
     def _step_up(self) -> None:
         if self.state is State.FOLLOWING:
@@ -459,9 +521,13 @@ class Partition:
             self._refuse_all()
             self._ingest.unhold(self)
         self._stop_receiving()
+        if isinstance(self._role, Leading):
+            self._role.end()
+            self._role = None
         if self.state is State.LEADING:
             self.state = State.FOLLOWING
             self._logger.info("%s leads no more, at offset %d", self, self.log.next_offset)
+            self._follow()
 
     async def close(self) -> None:
         """Stop receiving, make everything durable, tell everybody who waits; whoever comes second waits for
@@ -476,8 +542,13 @@ class Partition:
         self._stop_receiving()
         if self._storing:
             self._append()
+        if isinstance(self._role, Following):
+            self._role.end()
+            await self._role.idle()
         if self._log is not None:
             await self._close_log(self._log)
+        if isinstance(self._role, Leading):
+            self._role.end()
         self._storing = False
         if self.state in (State.OPENING, State.LEADING, State.FOLLOWING):
             self.state = State.CLOSED
@@ -543,6 +614,10 @@ class Partition:
         if self.state is not State.PAUSED:  # that is over when it is resumed, which opens the log anew
             self.state = State.OFFLINE
         self._logger.error("%s is offline: %s", self, reason)
+        if self._role is not None:
+            self._role.end()
+            self._role = None
+        self._replicator.withdraw(self, lost=True)
         self._refuse_all()
         if self.stream.group:
             # What we would refuse, another member of the load-balance group can store.
@@ -606,6 +681,8 @@ class Partition:
             )
             self._refused_batches = 0
         sink.appended(log.next_offset)
+        if isinstance(self._role, Leading):
+            self._role.appended()
         if self._space is not None:
             self._space.stored(size)
         if len(sink.leader_acks) or len(sink.commit_acks):
@@ -648,7 +725,9 @@ class Partition:
 
     def _on_synced(self, synced_offset: int) -> None:
         """The flusher: everything below `synced_offset` is on disk."""
-        if self._storing and self.settings.sync_policy == "always":
+        if isinstance(self._role, Following):
+            self._role.progressed()
+        elif self._storing and self.settings.sync_policy == "always":
             self._commit(synced_offset)
         self._ingest.unhold(self)
 
@@ -658,20 +737,52 @@ class Partition:
 
     def _commit(self, offset: int) -> None:
         """Everything below `offset` is as durable as the sync policy demands on this replica."""
+        role = self._role
+        if isinstance(role, Leading):
+            limits = role.commit()
+            self._release(limits.leader + 1, limits.all + 1, role.high_watermark)
+        elif len(self.model.isr) >= self.stream.guarantees.min_isr:
+            self._release(offset, offset, offset - 1)
+        else:
+            self._release(offset, self.high_watermark + 1, self.high_watermark)
+
+    def _release(self, leader: int, committed: int, high_watermark: int) -> None:
+        """Let acks leave below these offsets, by policy, and readers read up to the high watermark."""
         sink = self._sink
         assert sink is not None
         now = self._clock()
-        released = sink.leader_acks.release(offset, now) if len(sink.leader_acks) else b""
-        if len(self.model.isr) >= self.stream.guarantees.min_isr and offset - 1 > self.high_watermark:
-            self.high_watermark = offset - 1
-            if len(sink.commit_acks):
-                released += sink.commit_acks.release(offset, now)
-            if self._readers:
-                self._readers.unpark_all()
+        released = sink.leader_acks.release(leader, now) if len(sink.leader_acks) else b""
+        if len(sink.commit_acks):
+            released += sink.commit_acks.release(committed, now)
+        self._advance(high_watermark)
         if released:
             self._acks.enqueue(released)
         if self._router is not None and self._router.news:
             self._router.owner.on_messages()
+
+    def _advance(self, high_watermark: int) -> None:
+        if high_watermark > self.high_watermark:
+            self.high_watermark = high_watermark
+            if self._readers:
+                self._readers.unpark_all()
+
+    # -- replication, as roles call it -----------------------------------------------------------------
+
+    def advanced(self) -> None:
+        """What its role knows to be committed may have grown, or what may be acked."""
+        role = self._role
+        if isinstance(role, Following):
+            self._advance(role.high_watermark)
+        elif isinstance(role, Leading) and self._storing and self._sink is not None:
+            self._commit(self.log.next_offset)
+
+    def written(self) -> None:
+        """A follower has appended what its leader has sent."""
+        role, log = self._role, self.log
+        assert isinstance(role, Following), f"{self} was sent batches and does not follow"
+        if self.settings.sync_policy != "always":
+            role.progressed()
+        self._request_sync(log)
 
     def _send_refusals(self) -> None:
         assert self._sink is not None

@@ -58,15 +58,19 @@ class Sessions:
     """The session of this broker, and those of all brokers while it decides. Have `run` run.
 
     Attributes:
-        lease: until when this broker may act as a leader by itself.
         leaving: whether it is about to stop; others lead then, where there are others.
     """
 
     def __init__(
-        self, controller: Controller, registration: Registration, links: Links, positions: Positions
+        self,
+        controller: Controller,
+        registration: Registration,
+        links: Links,
+        lease: Lease,
+        positions: Positions,
     ) -> None:
-        """`positions` tells where the logs of some replicas of this broker end."""
-        self.lease = Lease(LEASE_SECONDS)
+        """`lease` is this broker's; `positions` tells where the logs of some of its replicas end."""
+        self._lease = lease
         self.leaving = False
         self._controller = controller
         self._consensus = controller.consensus
@@ -117,7 +121,7 @@ class Sessions:
         epoch = self._registration.epoch
         if epoch is None:
             return
-        self.lease.registered(epoch)
+        self._lease.registered(epoch)
         sent = trio.current_time()
         question = internal_pb2.Heartbeat(
             broker=self._controller.broker,
@@ -130,7 +134,7 @@ class Sessions:
         if answer is None or answer.not_deciding:
             return
         if answer.confirmed:
-            self.lease.confirmed(epoch, sent)
+            self._lease.confirmed(epoch, sent)
         if answer.reason != self._refusal:
             self._refusal = answer.reason
             if answer.reason:
@@ -154,7 +158,9 @@ class Sessions:
         except (UnreachableError, LostError):
             pass
         except DecodeError as error:
-            logger.warning("the leader of the metadata answers heartbeats with what cannot be read: %s", error)
+            logger.warning(
+                "the leader of the metadata answers heartbeats with what cannot be read: %s", error
+            )
         return None
 
     # -- those of all
@@ -256,6 +262,4 @@ def _encode(replica: Replica, position: Position) -> internal_pb2.ReplicaPositio
 def _decode(message: internal_pb2.ReplicaPosition) -> tuple[Replica, Position]:
     """Raises OperationError."""
     replica = decode_stream_id(message.replica.stream_id), message.replica.partition
-    return replica, Position(
-        message.last_epoch, message.next_offset, message.synced_offset, message.lost
-    )
+    return replica, Position(message.last_epoch, message.next_offset, message.synced_offset, message.lost)

@@ -35,12 +35,13 @@ from liftbridge.broker.config import Config
 from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
 from liftbridge.broker.partition import LOST, Partition, PartitionSettings, State
+from liftbridge.broker.replicator import Replicator
 from liftbridge.log import Flusher, LogOptions, delete_log
 from liftbridge.log.awake import awake_logs
 from liftbridge.log.options import MAX_SEGMENT_BYTES
+from liftbridge.metadata.broker_operations import RegisterBroker
 from liftbridge.metadata.control import Position
 from liftbridge.metadata.model import Partition as PartitionModel
-from liftbridge.metadata.broker_operations import RegisterBroker
 from liftbridge.metadata.model import Stream, StreamSettings
 from liftbridge.metadata.operations import DeleteStream, Operation
 from liftbridge.metadata.replicas import Changed
@@ -96,6 +97,7 @@ class Streams:
         routes: RouteTable,
         power_lost: bool,
         autopause: AutoPause,
+        replicator: Replicator,
         published: Callable[[], Awaitable[None]],
     ) -> None:
         self._config = config
@@ -111,6 +113,7 @@ class Streams:
         self._cleaner = cleaner
         self._space = space
         self._autopause = autopause
+        self._replicator = replicator
         self._published = published
         self._running: dict[uuid.UUID, _Running] = {}
         self._nursery: trio.Nursery | None = None
@@ -308,6 +311,7 @@ class Streams:
             power_lost=self._power_lost,
             space=space,
             spawn=self._spawn,
+            replicator=self._replicator,
         )
 
     def mark_route(self, partition: Partition) -> None:
