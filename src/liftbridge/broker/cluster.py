@@ -45,7 +45,6 @@ Answer = Callable[[bytes], Awaitable[bytes]]
 
 # How long a server that has come waits for its vote before it serves clients without one.
 VOTE_SECONDS = 5.0
-LOOK_SECONDS = 0.05
 
 logger = logging.getLogger("liftbridge.cluster")
 
@@ -185,10 +184,8 @@ class Cluster:
             nursery.start_soon(_remind)
             await self.sessions.wait_active()
             nursery.cancel_scope.cancel()
-        core, most = self._controller.consensus.core, self._config.clustering.raft_max_quorum_size
         with trio.move_on_after(VOTE_SECONDS):
-            while core.node_id not in core.members.voters and not 0 < most <= len(core.members.voters):
-                await trio.sleep(LOOK_SECONDS)
+            await self._controller.consensus.wait_vote(self._config.clustering.raft_max_quorum_size)
 
     async def ask_broker(self, broker: str, kind: str, payload: bytes) -> bytes:
         """Ask a broker something. Raises UnreachableError, LostError."""

@@ -158,6 +158,15 @@ class Consensus:
             await self._wait_moved()
         return self.role
 
+    async def wait_vote(self, most: int) -> None:
+        """Wait until this node has a vote, or so many others have one, 0 for no bound. Raises NotLeadingError
+        when the node is closed before."""
+        while True:
+            voters = self.core.members.voters
+            if self.core.node_id in voters or 0 < most <= len(voters):
+                return
+            await self._wait_moved()
+
     async def wait_applied(self, index: int) -> None:
         """Wait until an entry was applied here. Raises NotLeadingError when the node is closed before."""
         while self.applied < index:

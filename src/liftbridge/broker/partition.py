@@ -3,11 +3,11 @@ subscribers, acks back to NATS.
 
 Which role it has says the metadata (`agree`). One that does not lead has its log open and takes nothing.
 
-A partition has no task while it leads, so that an idle one costs a few KiB and no time: `open` opens the log
-and, to lead, subscribes to the subject; `close` undoes both, and in between others call. The ingest connection's reader
-calls `on_messages` after every socket read, which appends what the read brought in one batch; the flusher
-calls back when it is on disk; the cleaner looks after old segments. What becomes visible and acked is decided
-in one place, `_commit`.
+A partition has no task of its own, so that an idle one costs a few KiB and no time: `open` opens the log and,
+to lead, subscribes to the subject; `close` undoes both, and in between others call. The ingest connection's
+reader calls `on_messages` after every socket read, which appends what the read brought in one batch; the
+flusher calls back when it is on disk; what other replicas have to do with it is in `replicator.py`; the
+cleaner looks after old segments. What becomes visible and acked is decided in one place, `_commit`.
 
 A paused partition has given back its log, its descriptor and its subscription. That is final for the object:
 what resumes is another one in the same directory, so whoever holds this one knows what became of it. Pausing
@@ -109,9 +109,9 @@ class EventTimes:
 class Partition:
     """A replica of one partition.
 
-    `leads` says whether it is to lead, as the metadata is now. `directory` holds its log,
-    `keyring` the master keys for it; `power_lost` is `Log.open`'s. `ingest` delivers its messages, `acks` takes its acks, and `router` those for calls of this server. While `space`
-    is low it stores nothing; None exempts it.
+    `leads` says whether it is to lead, as the metadata is now. `directory` holds its log, `keyring` the
+    master keys for it; `power_lost` is `Log.open`'s. `ingest` delivers its messages, `acks` takes its acks,
+    and `router` those for calls of this server. While `space` is low it stores nothing; None exempts it.
     `spawn` starts a task that may outlive the partition, and `replicator` has to do with replicas elsewhere.
 
     `place` stands for the partition, and for the messages in its log as they are now (`broker/frames.py`).
@@ -479,7 +479,7 @@ class Partition:
                 self._go_offline(f"the leader epoch cannot begin: {error}")
 
     def _lead_others(self) -> None:
-        """Lead replicas elsewhere. Raises OSError, LogError; ValueError when the log has had a newer epoch."""
+        """Lead replicas elsewhere. Raises OSError, LogError; ValueError when the log has a newer epoch."""
         log, epoch = self.log, self.model.leader_epoch
         if log.last_epoch != epoch:
             log.begin_epoch(epoch, self._clock())

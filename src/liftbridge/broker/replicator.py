@@ -7,8 +7,8 @@ so the number of partitions costs no tasks, and a busy one delays others by its 
 
 What a batch goes through: the leader appends it, offers its turn, and has its disk sync it meanwhile; the
 turn reads it from the page cache as it is stored and sends it; the follower compares it with what was
-announced, appends it as it is, and states where its log ends, under the sync policy `always` once it is on its
-disk. That moves the leader's high watermark, and acks leave.
+announced, appends it as it is, and states where its log ends, under the sync policy `always` once it is on
+its disk. That moves the leader's high watermark, and acks leave.
 
 What goes wrong with a link costs a new session of each partition on it, and nothing else: nothing here
 remembers what was on its way.
@@ -272,10 +272,7 @@ class Following:
     def _append(self, message: Data, count: int, payload: bytes) -> None:
         log = self.partition.log
         try:
-            received = ReceivedBatches(payload)
-            described = [(each.first, each.next_offset, each.epoch, each.size) for each in message.batches]
-            if list(received) != described:
-                raise ValueError("the batches are not those that were announced")
+            received = _received(message, payload)
         except ValueError as error:
             self._replicator.note_misfit(self, str(error))
             self._replicator.spawn(self._begin_later)
@@ -339,6 +336,14 @@ class Following:
         """This broker does not follow that leader in that epoch any more."""
         self._over = True
         self._replicator.forget_following(self)
+
+
+def _received(message: Data, payload: bytes) -> ReceivedBatches:
+    """The batches that have come with a message. Raises ValueError: they are not whole, or others."""
+    received = ReceivedBatches(payload)
+    if list(received) != [(each.first, each.next_offset, each.epoch, each.size) for each in message.batches]:
+        raise ValueError("the batches are not those that were announced")
+    return received
 
 
 class _Upstream:
@@ -495,9 +500,9 @@ class Replicator:
                 following.connected(link)
             while True:
                 for key, message, payload in await link.receive():
-                    following = upstream.following.get(key)
-                    if following is not None:
-                        following.receive(message, payload)
+                    receiver = upstream.following.get(key)
+                    if receiver is not None:
+                        receiver.receive(message, payload)
                     link.dealt_with(len(payload))
         finally:
             upstream.link = None

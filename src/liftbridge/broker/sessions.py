@@ -226,13 +226,15 @@ class Sessions:
 
     async def _propose(self, control: Control, operations: Iterable[Operation]) -> None:
         for operation in operations:
-            try:
-                await self._controller.propose(operation)
-            except MetadataError as error:
-                logger.warning("%s was not carried out: %s", type(operation).__name__, error.text)
-                await trio.sleep(AGAIN_SECONDS)
-            finally:
-                control.resolved(operation)
+            await self._propose_one(operation)
+            control.resolved(operation)
+
+    async def _propose_one(self, operation: Operation) -> None:
+        try:
+            await self._controller.propose(operation)
+        except MetadataError as error:
+            logger.warning("%s was not carried out: %s", type(operation).__name__, error.text)
+            await trio.sleep(AGAIN_SECONDS)
 
     def _on_operation(self, index: int, operation: Operation, outcome: Outcome) -> None:
         if isinstance(operation, RegisterBroker):

@@ -2,8 +2,8 @@
 
 A stream is created when the cluster has agreed on it, a partition resumed likewise; but what is published
 before its leader listens on NATS is lost. So whoever asked for a stream is answered when the leaders listen,
-or are known not to. Of those that are elsewhere each leader is asked once, and answers when it has got so far.
-How long to wait is up to the caller.
+or are known not to. Of those that are elsewhere each leader is asked once, and answers when it has got so
+far. How long to wait is up to the caller.
 """
 
 from __future__ import annotations

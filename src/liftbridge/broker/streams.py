@@ -61,9 +61,11 @@ DRAIN_SECONDS = 10.0
 
 @dataclass
 class _Running:
-    """The partitions of one stream that have replicas here, by their ids; `ending` are those that closed, or
-    still do, after others have taken their places, and `removing` tells when replicas that were moved away are
-    gone, files and all."""
+    """The partitions of one stream that have replicas here, by their ids.
+
+    `ending` are those that closed, or still do, after others have taken their places, and `removing` tells
+    when replicas that were moved away are gone, files and all.
+    """
 
     name: bytes
     partitions: dict[int, Partition] = field(default_factory=dict)
@@ -75,9 +77,9 @@ class _Running:
 class Streams:
     """All partitions of this server.
 
-    `broker` is its id, and `registered` tells whether the metadata has this run of it. `routes` is what publishers use to find a stream's subject, `autopause` watches partitions for idleness,
-    and `published` waits until everything that clients have published through this server so far is with
-    NATS.
+    `broker` is its id, and `registered` tells whether the metadata has this run of it. `routes` is what
+    publishers use to find a stream's subject, `autopause` watches partitions for idleness, and `published`
+    waits until everything that clients have published through this server so far is with NATS.
     """
 
     def __init__(
