@@ -24,8 +24,10 @@
  *   76  u32  length of the records, before compression and encryption
  *
  * The body is the records, compressed and then encrypted as the attributes say (log/codec.py); the checksum is over
- * the body as it is stored, so a file can be checked without a key. A control batch has no records, no body and takes
- * no offset: it says that the leader epoch in its header begins at its base offset.
+ * the body as it is stored, so a file can be checked without a key. A control batch has no records and no body. It
+ * says that the leader epoch in its header begins at its base offset, and takes no offset itself; or, with a last
+ * offset delta that is not 0, that so many offsets from its base on had their records removed before this log was
+ * copied from another one.
  *
  * A record:
  *
@@ -215,10 +217,10 @@ static inline int64_t unsynced_proof(uint16_t number, int64_t base_offset)
     return base_offset - (number < 32768 ? number : 32768 + (int64_t)(number - 32768) * 128);
 }
 
-/* The offset behind a batch: a control batch takes none. */
+/* The offset behind a batch: a control batch takes none, or those that it stands for. */
 static inline int64_t batch_next(const batch_info *info)
 {
-    return info->attributes & BATCH_CONTROL ? info->base_offset : info->base_offset + info->last_delta + 1;
+    return info->base_offset + info->last_delta + (info->attributes & BATCH_CONTROL ? 0 : 1);
 }
 
 /* Fills the header in front of the body, checksum included; sets info->crc. */
@@ -260,8 +262,7 @@ static int batch_shape_agrees(const batch_info *info)
 {
     uint32_t body = info->length - BATCH_HEADER;
     if (info->attributes & BATCH_CONTROL)
-        return info->attributes == BATCH_CONTROL && body == 0 && info->raw_length == 0 && info->count == 0 &&
-               info->last_delta == 0;
+        return info->attributes == BATCH_CONTROL && body == 0 && info->raw_length == 0 && info->count == 0;
     if (info->attributes & BATCH_CODED ? info->raw_length > BATCH_MAX - BATCH_HEADER || body == 0 ||
                                              body > info->raw_length + CODED_SLACK
                                        : info->raw_length != body)

@@ -36,6 +36,8 @@ cdef extern from "_crc32c.h" nogil:
 cdef extern from "_batch.h" nogil:
     const uint32_t BATCH_HEADER
     const uint32_t BATCH_MAX
+    const uint16_t BATCH_CODEC
+    const uint16_t BATCH_ENCRYPTED
     const uint16_t BATCH_CODED
     const uint16_t BATCH_CONTROL
     const uint16_t BATCH_TOMBSTONES
@@ -84,6 +86,8 @@ cdef extern from "_batch.h" nogil:
     uint16_t unsynced_encode(int64_t records)
     int64_t unsynced_proof(uint16_t number, int64_t base_offset)
     void batch_finish(uint8_t* batch, batch_info* info)
+    uint32_t batch_length(const uint8_t* batch)
+    const char* batch_check(const uint8_t* batch, uint32_t length, batch_info* info)
     int64_t batch_first_since(const uint8_t* records, const batch_info* info, int64_t wanted)
     int64_t batch_last_expiry(const uint8_t* records, const batch_info* info)
 
@@ -98,6 +102,7 @@ cdef extern from "_segment.h" nogil:
         int nowait
         uint8_t* data
         size_t ahead
+        uint64_t position
         uint64_t end
         int error
         const char* reason
@@ -117,6 +122,7 @@ cdef extern from "_segment.h" nogil:
     const uint8_t* window_at(window* w, uint64_t position, size_t needed)
     const uint8_t* window_bad(window* w, uint64_t position, const char* reason)
     const uint8_t* window_batch(window* w, uint64_t position, batch_info* info)
+    int window_holds_batch(const window* w, uint64_t position)
     int window_follows(window* w, uint64_t position, const batch_info* info)
     const uint8_t* window_records(window* w, const uint8_t* batch, const batch_info* info)
     int collect_forward(
@@ -346,6 +352,9 @@ cdef class BatchBuilder:
             self.capacity = 0
 
 
+include "_log_received.pxi"
+
+
 cdef struct index_entry:
     uint32_t relative  # offset of the batch, minus the segment's base offset
     uint32_t position  # where the batch begins in the file
@@ -509,7 +518,7 @@ cdef class Segment:
         info.max_timestamp = builder.max_timestamp
         info.epoch = epoch
         if self.seals:
-            self._write_sealed(builder, &info)
+            self._write_sealed(builder.buf + BATCH_HEADER, &info)
         else:
             self._write(builder.buf, builder.length, &info)
 
@@ -528,9 +537,85 @@ cdef class Segment:
         info.epoch = epoch
         self._write(batch, BATCH_HEADER, &info)
 
-    cdef int _write_sealed(self, BatchBuilder builder, batch_info* info) except -1:
+    def append_gap(self, int64_t next_offset):
+        """Write that there are no records from `next_offset` of the segment up to the given one, as in the log
+        that this one is copied from. Raises as `append`."""
+        cdef batch_info info
+        cdef uint8_t batch[80]
+        while self.next_offset < next_offset:
+            memset(&info, 0, sizeof(info))
+            info.attributes = BATCH_CONTROL
+            info.base_offset = self.next_offset
+            info.last_delta = <uint32_t>min(next_offset - self.next_offset, UINT32_MAX)
+            info.base_timestamp = info.max_timestamp = self.last_timestamp
+            info.epoch = self.last_epoch
+            self._write(batch, BATCH_HEADER, &info)
+
+    def append_received(self, ReceivedBatches received not None, size_t first, size_t stop, opener):
+        """Write the batches `first` to `stop` (excluded) of those received, which follow each other without a
+        gap, as they are: only what their headers tell of the log that they were in becomes that of this one.
+
+        One write to the page cache; in an encrypted segment, where each is sealed anew, one each. `opener`
+        opens bodies that are compressed. Raises as `append`, and then none is there; of an encrypted
+        segment, some of them may be.
+        """
+        assert first < stop <= received.number, (first, stop, received.number)
+        if self.encrypted:
+            for at in range(first, stop):
+                self._seal_received(received, at, opener)
+        else:
+            self._write_received(received, first, stop)
+
+    cdef int _seal_received(self, ReceivedBatches received, size_t at, opener) except -1:
+        cdef batch_info info = received.infos[at]
+        cdef const uint8_t* batch = received.at(at)
+        cdef uint8_t control[80]
+        cdef bytes opened
+        if info.attributes & BATCH_CONTROL:
+            self._write(control, BATCH_HEADER, &info)
+            return 0
+        if not info.attributes & BATCH_CODEC:
+            self._write_sealed(batch + BATCH_HEADER, &info)
+            return 0
+        opened = opener.open(
+            PyMemoryView_FromMemory(<char*> batch + BATCH_HEADER, info.length - BATCH_HEADER, PyBUF_READ),
+            attributes=info.attributes, base_offset=info.base_offset, epoch=info.epoch, count=info.count,
+            last_delta=info.last_delta, base_timestamp=info.base_timestamp, max_timestamp=info.max_timestamp,
+            raw_length=info.raw_length,
+        )
+        info.attributes &= ~BATCH_CODEC
+        self._write_sealed(<const uint8_t*> PyBytes_AS_STRING(opened), &info)
+        return 0
+
+    cdef int _write_received(self, ReceivedBatches received, size_t first, size_t stop) except -1:
+        cdef size_t start = received.positions[first], at
+        cdef size_t length = received.positions[stop - 1] + received.infos[stop - 1].length - start
+        cdef batch_info* info = &received.infos[first]
+        cdef bytes copied
+        cdef uint8_t* out
+        cdef uint32_t before = <uint32_t>self.last_crc if self.last_crc >= 0 else 0
+        cdef uint64_t position = self.end
+        self._check_follows(info, length)
+        self._reserve(stop - first)
+        copied = PyBytes_FromStringAndSize(NULL, length)
+        out = <uint8_t*> PyBytes_AS_STRING(copied)
+        with nogil:
+            memcpy(out, received.data + start, length)
+            for at in range(first, stop):
+                info = &received.infos[at]
+                info.unsynced = unsynced_encode(info.base_offset - self.synced_offset)
+                info.prev_crc = before
+                batch_finish(out + (received.positions[at] - start), info)
+                before = info.crc
+        self._put(out, length)
+        for at in range(first, stop):
+            self._note(&received.infos[at], position)
+            position += received.infos[at].length
+        return 0
+
+    cdef int _write_sealed(self, const uint8_t* content, batch_info* info) except -1:
         cdef bytes body, batch
-        records = PyMemoryView_FromMemory(<char*> builder.buf + BATCH_HEADER, info.raw_length, PyBUF_READ)
+        records = PyMemoryView_FromMemory(<char*> content, info.raw_length, PyBUF_READ)
         info.attributes, body = self.codec.seal(
             records, attributes=info.attributes, base_offset=info.base_offset, epoch=info.epoch,
             count=info.count, last_delta=info.last_delta, base_timestamp=info.base_timestamp,
@@ -542,7 +627,19 @@ cdef class Segment:
 
     cdef int _write(self, uint8_t* batch, size_t length, batch_info* info) except -1:
         """Write a batch whose body is in place and whose header is not, and take it over."""
-        cdef int error, cut = 0
+        self._check_follows(info, length)
+        info.length = <uint32_t>length
+        info.unsynced = unsynced_encode(info.base_offset - self.synced_offset)
+        info.prev_crc = <uint32_t>self.last_crc if self.last_crc >= 0 else 0
+        self._reserve(1)  # what can fail comes before the write
+        with nogil:
+            batch_finish(batch, info)
+        self._put(batch, length)
+        self._note(info, self.end)
+        return 0
+
+    cdef int _check_follows(self, const batch_info* info, size_t length) except -1:
+        """Raise unless `length` bytes of batches that begin with this one may be written now."""
         if self.failed:
             raise LogError(f"{self.path}: an earlier write left the file in an unknown state; reopen the log")
         if info.base_offset != self.next_offset:
@@ -555,22 +652,21 @@ cdef class Segment:
             raise ValueError(f"{self.path}: a sparse or damaged segment takes nothing; roll it first")
         if self.end + length > UINT32_MAX:
             raise ValueError(f"{self.path}: the segment would be longer than 4 GiB; roll it first")
-        info.length = <uint32_t>length
-        info.unsynced = unsynced_encode(info.base_offset - self.synced_offset)
-        info.prev_crc = <uint32_t>self.last_crc if self.last_crc >= 0 else 0
-        self._reserve()  # what can fail comes before the write
+        return 0
+
+    cdef int _put(self, const uint8_t* data, size_t length) except -1:
+        """Write finished batches behind the data; the caller takes them over."""
+        cdef int error, cut = 0
         with nogil:
             if self.end + length > self.allocated and self.preallocate:
                 self._allocate(self.end + length)
-            batch_finish(batch, info)
-            error = write_all(self.fd, batch, length, self.end)
+            error = write_all(self.fd, data, length, self.end)
             if error:
                 cut = truncate_to(self.fd, self.end)
         if error:
             self.allocated = 0
             self.failed = cut != 0
             raise OSError(error, os.strerror(error), str(self.path))
-        self._note(info, self.end)
         return 0
 
     cdef void _allocate(self, uint64_t needed) noexcept nogil:
@@ -596,18 +692,20 @@ cdef class Segment:
                 raise OSError(error, os.strerror(error), str(self.path))
         self.allocated = 0
 
-    cdef int _reserve(self) except -1 nogil:
-        """Room for one more index entry and one more epoch."""
+    cdef int _reserve(self, size_t more) except -1 nogil:
+        """Room for the index entries and the epochs of so many more batches."""
         cdef size_t capacity
         cdef void* grown
-        if self.index_count == self.index_capacity:
+        if self.index_count + more > self.index_capacity:
             capacity = self.index_capacity * 2 if self.index_capacity else 4
+            while capacity < self.index_count + more:
+                capacity *= 2
             grown = realloc(self.index, capacity * sizeof(index_entry))
             if grown == NULL:
                 raise MemoryError
             self.index = <index_entry*>grown
             self.index_capacity = capacity
-        grown = realloc(self.epoch_list, (self.epoch_count + 1) * sizeof(epoch_entry))
+        grown = realloc(self.epoch_list, (self.epoch_count + more) * sizeof(epoch_entry))
         if grown == NULL:
             raise MemoryError
         self.epoch_list = <epoch_entry*>grown
@@ -703,7 +801,7 @@ cdef class Segment:
         if wrong != NULL:
             window_bad(w, self.end, wrong)
             return True
-        self._reserve()
+        self._reserve(1)
         self._note(&info, self.end)
         self.proven_offset = max(self.proven_offset, unsynced_proof(info.unsynced, info.base_offset))
         return False
@@ -940,6 +1038,95 @@ cdef class Segment:
         finally:
             free(w.data)
             free(found.refs)
+
+    def read_batches(self, int64_t offset, uint64_t epoch, size_t max_bytes, bint nowait=False):
+        """Return the batches behind a place, as a replica is to get them, and what each of them is.
+
+        Arguments:
+            offset, epoch: where the replica's log ends, and the epoch of its last batch: of the batches
+                without records at that offset it has those up to that epoch.
+            max_bytes: of them together, unless the first is larger.
+            nowait: raise BlockingIOError instead of waiting for the disk.
+
+        Returns (bytes, [(first offset that it stands for, offset behind it, leader epoch, size)]); nothing
+        when the segment has none. They are as they are stored, but decoded when the segment is encrypted, as
+        its key stays here. Raises CorruptBatchError when the first of them is damaged, OSError.
+        """
+        cdef window w
+        cdef batch_info info
+        cdef uint64_t position, start
+        cdef size_t total = 0
+        cdef int64_t place = offset
+        cdef bint found = False
+        cdef _Bodies bodies = _Bodies(self.codec)
+        cdef list described = [], decoded = []
+        if self.index_count == 0:
+            return b"", described
+        self._open_window(&w, self.end, max(max_bytes, INDEX_INTERVAL), nowait, bodies)
+        try:
+            position = self._place_of(&w, offset, epoch)
+            with nogil:
+                while position < self.end:
+                    if window_batch(&w, position, &info) == NULL or not window_follows(&w, position, &info):
+                        break
+                    found = batch_next(&info) > offset or (info.base_offset == offset and info.epoch > epoch)
+                    if found:
+                        break
+                    position += info.length
+            if w.reason != NULL or w.error:
+                _raise_for(&w, self.path)
+            start = position
+            while found:
+                if self.encrypted:
+                    decoded.append(self._decoded(&w, position, &info))
+                described.append((place, batch_next(&info), info.epoch, info.length))
+                place = batch_next(&info)
+                total += info.length
+                position += info.length if not self.encrypted else batch_length(w.data + (position - w.position))
+                if position >= self.end or total >= max_bytes or not window_holds_batch(&w, position):
+                    break
+                with nogil:
+                    found = (
+                        window_batch(&w, position, &info) != NULL
+                        and window_follows(&w, position, &info)
+                        and total + info.length <= max_bytes
+                    )
+            if self.encrypted:
+                return b"".join(decoded), described
+            if total == 0:
+                return b"", described
+            return PyBytes_FromStringAndSize(<char*> w.data + (start - w.position), total), described
+        finally:
+            free(w.data)
+
+    cdef uint64_t _place_of(self, window* w, int64_t offset, uint64_t epoch) except? 0:
+        """Where a walk to the batches behind a place begins: at the batch there, if none can be in front of it
+        that belongs to them."""
+        cdef batch_info info
+        cdef size_t entry = self._entry_at(offset)
+        if self.base_offset + <int64_t>self.index[entry].relative == offset:
+            if window_batch(w, self.index[entry].position, &info) == NULL:
+                _raise_for(w, self.path)
+            if info.epoch > epoch:
+                entry = self._entry_at(offset - 1)
+                while entry > 0 and self.index[entry].relative == self.index[entry - 1].relative:
+                    entry -= 1
+        return self._begin_at(w, entry)
+
+    cdef bytes _decoded(self, window* w, uint64_t position, batch_info* info):
+        """A batch without what was done to its body; `info` is that of the batch as it is returned."""
+        cdef const uint8_t* batch = w.data + (position - w.position)
+        cdef const uint8_t* records = window_records(w, batch, info)
+        cdef bytes plain
+        if records == NULL:
+            w.bad_at = position
+            _raise_for(w, self.path)
+        plain = PyBytes_FromStringAndSize(NULL, BATCH_HEADER + info.raw_length)
+        info.attributes &= ~BATCH_CODED
+        info.length = BATCH_HEADER + info.raw_length
+        memcpy(PyBytes_AS_STRING(plain) + BATCH_HEADER, records, info.raw_length)
+        batch_finish(<uint8_t*> PyBytes_AS_STRING(plain), info)
+        return plain
 
     def read_frames_reverse(
         self, int64_t offset, int64_t floor, const uint8_t[::1] prefix not None, size_t max_bytes=262144,

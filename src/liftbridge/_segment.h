@@ -195,6 +195,8 @@ static const uint8_t *window_batch(window *w, uint64_t position, batch_info *inf
 /* The records of a batch that window_batch has returned; NULL with w->error or w->reason set. */
 static const uint8_t *window_records(window *w, const uint8_t *batch, const batch_info *info)
 {
+    if (info->attributes & BATCH_CONTROL) /* it has none, so there is nothing to open */
+        return batch + BATCH_HEADER;
     if (info->attributes & BATCH_CODED || w->all_coded)
         return w->opener(w, batch, info);
     return batch + BATCH_HEADER;

@@ -340,7 +340,7 @@ class Following:
 
 def _received(message: Data, payload: bytes) -> ReceivedBatches:
     """The batches that have come with a message. Raises ValueError: they are not whole, or others."""
-    received = ReceivedBatches(payload)
+    received = ReceivedBatches(payload, message.batches[0].first)
     if list(received) != [(each.first, each.next_offset, each.epoch, each.size) for each in message.batches]:
         raise ValueError("the batches are not those that were announced")
     return received

@@ -1,6 +1,6 @@
 """The commit log of a partition: segments, indexes, recovery, retention, group commit."""
 
-from liftbridge._log import BatchBuilder, CorruptBatchError
+from liftbridge._log import BatchBuilder, CorruptBatchError, ReceivedBatches
 from liftbridge.log.compaction import Compacted
 from liftbridge.log.deletion import delete_log
 from liftbridge.log.errors import (
@@ -25,6 +25,7 @@ __all__ = [
     "Throttle",
     "Compacted",
     "BatchBuilder",
+    "ReceivedBatches",
     "Flusher",
     "delete_log",
     "LogError",

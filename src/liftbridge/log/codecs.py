@@ -56,13 +56,13 @@ class SegmentCodecs:
         self._keyring = keyring
         self._lock = threading.Lock()
 
-    def fresh(self) -> tuple[BatchCodec | None, bytes]:
+    def fresh(self) -> tuple[BatchCodec, bytes]:
         """The codec of a new segment, and what goes into the key slots of its header block.
 
         Raises MissingKeyError when the log is to be encrypted and there is no master key.
         """
         if not self._options.encryption:
-            return (None if self._options.compression == "none" else self._codec(None)), b""
+            return self._codec(None), b""  # also without compression: batches of other servers may have some
         if self._keyring is None:
             raise MissingKeyError(
                 "the log is to be encrypted, and this server has no usable master key; "
@@ -70,6 +70,10 @@ class SegmentCodecs:
             )
         data_key = new_data_key()
         return self._codec(data_key), encode_slot(self._keyring.wrap(data_key))
+
+    def plain(self) -> BatchCodec:
+        """A codec for batches of the log that are not encrypted, whatever their compression."""
+        return self._codec(None)
 
     def of(self, block: bytes, path: Path) -> BatchCodec:
         """The codec of an existing segment, by its header block.

@@ -142,7 +142,7 @@ class BatchHeader:
 
     @property
     def control(self) -> bool:
-        """Whether it tells only that its epoch begins; such a batch takes no offset."""
+        """Whether it has no records: it tells that its epoch begins, or of which offsets there are none."""
         return bool(self.attributes & CONTROL)
 
     @property
@@ -159,7 +159,7 @@ class BatchHeader:
     @property
     def next_offset(self) -> int:
         """The offset behind the batch."""
-        return self.base_offset if self.control else self.base_offset + self.last_delta + 1
+        return self.base_offset + self.last_delta + (0 if self.control else 1)
 
 
 def parse_batch_header(data: bytes) -> BatchHeader:
@@ -195,7 +195,7 @@ def check_batch_header(header: BatchHeader) -> None:
     if not 0 <= header.base_offset <= _I64_MAX - 1 - header.last_delta:
         raise FormatError("its offsets are impossible")
     if header.control:
-        content = (header.count, header.last_delta, header.raw_length, body)
+        content = (header.count, header.raw_length, body)
         if header.attributes != CONTROL or any(content):
             raise FormatError("a control batch has content")
         return

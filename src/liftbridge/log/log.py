@@ -43,6 +43,7 @@ from liftbridge._log import (
     SEGMENT_HEADER_BYTES,
     BatchBuilder,
     CorruptBatchError,
+    ReceivedBatches,
     Segment,
 )
 from liftbridge.log.awake import awake_logs
@@ -77,7 +78,7 @@ from liftbridge.log.segments import (
 from liftbridge.log.start import note_start
 from liftbridge.log.swap import swap_steps
 from liftbridge.log.throttle import Throttle
-from liftbridge.log.truncation import Truncation
+from liftbridge.log.truncation import Truncation, begin_anew
 
 DEFAULT_READ_BYTES = 262144
 # The active segment's index is written whenever so much more of it is on disk: no start scans more than that.
@@ -300,7 +301,7 @@ class Log:
         with self._lock:
             self._check_usable()
             active = self._awake()
-            if active.count and self._is_full(active, builder):
+            if active.count and self._is_full(active, builder.size, builder.base_timestamp):
                 active = self._roll(active)
             offset = active.next_offset
             try:
@@ -332,16 +333,64 @@ class Log:
                 raise
             self._written_bytes += active.end - before
 
+    def append_batches(self, received: ReceivedBatches, count: int) -> None:
+        """Append the last `count` of the batches that have come from the leader's log, at the offsets that
+        they have there. Does not block.
+
+        Offsets without records between them, or in front of them, are noted as such. Raises as `append`; what
+        was appended before an OSError stays.
+        """
+        self._make_room()
+        with self._lock:
+            self._check_usable()
+            active = self._awake()
+            at, stop = len(received) - count, len(received)
+            assert at >= 0, (count, len(received))
+            try:
+                while at < stop:
+                    active = self._room_for(active, received, at)
+                    until = self._run_from(active, received, at)
+                    before = active.end
+                    active.append_received(received, at, until, self._codecs.plain())
+                    self._written_bytes += active.end - before
+                    at = until
+            except OSError as error:
+                self._note_failed_write(active, error)
+                raise
+
+    def _room_for(self, active: Segment, received: ReceivedBatches, at: int) -> Segment:
+        """The segment that a batch goes into, with what is in front of the batch."""
+        size, timestamp = received[at][3], received.base_timestamp(at)
+        if active.count and self._is_full(active, size, timestamp):
+            active = self._roll(active)
+        gap_to = received.base_offset(at)
+        if gap_to > active.next_offset:
+            before = active.end
+            active.append_gap(gap_to)
+            self._written_bytes += active.end - before
+        return active
+
+    def _run_from(self, active: Segment, received: ReceivedBatches, at: int) -> int:
+        """How far from a batch on they can be written at once: behind the last of them."""
+        end, size = at + 1, received[at][3]
+        while end < len(received) and received.base_offset(end) == received[end - 1][1]:
+            size += received[end][3]
+            if self._is_full(active, size, received.base_timestamp(end)):
+                break
+            end += 1
+        return end
+
     def _note_failed_write(self, active: Segment, error: OSError) -> None:
         """Raise LogFailedError when what the write left could not be cut off; else the log stays usable."""
         if active.failed:
             self.failed = error
             self._check_usable()
 
-    def _is_full(self, active: Segment, builder: BatchBuilder) -> bool:
-        if active.end - SEGMENT_HEADER_BYTES + builder.size > self.options.segment_max_bytes:
+    def _is_full(self, active: Segment, size: int, timestamp: int) -> bool:
+        """Whether `size` bytes more, of records from that time on, belong into a new segment."""
+        if active.end - SEGMENT_HEADER_BYTES + size > self.options.segment_max_bytes:
             return True
-        return self._is_old(active, builder.base_timestamp)
+        return self._is_old(active, timestamp)
 
     def _is_old(self, active: Segment, now: int) -> bool:
         age = self.options.segment_max_age_ns
@@ -545,6 +594,39 @@ class Log:
                 return frames, following
             offset = following
 
+    def read_batches(
+        self, offset: int, epoch: int, max_bytes: int = DEFAULT_READ_BYTES, nowait: bool = False
+    ) -> tuple[bytes, list[tuple[int, int, int, int]]]:
+        """Return whole batches for a replica, and what they are.
+
+        Arguments:
+            offset, epoch: where the replica's log ends and the leader epoch of its last batch. Of the batches
+                without records at that offset it has those up to that epoch.
+            max_bytes: of all of them, unless the first is larger.
+            nowait: raise BlockingIOError when this would wait for the disk; repeat the call in a worker
+                thread.
+
+        Returns their bytes, and of each (first offset that it stands for, offset behind it, leader epoch,
+        size): `ReceivedBatches` takes them up. Nothing at the end of the log. What is stored encrypted comes
+        decoded, as its key is this log's. Raises CorruptBatchError when the first of them is damaged;
+        OSError; LogClosedError.
+        """
+        place = offset
+        while True:
+            view = self._view
+            place = max(place, view.start)
+            segment = self._open_holder(view, place, nowait)
+            if segment is None:
+                continue
+            payload, described = segment.read_batches(place, epoch, max_bytes, nowait)
+            if described:
+                # Whatever was in front of them is gone, by retention or compaction.
+                described[0] = (offset, *described[0][1:])
+                return payload, described
+            if segment is view.active or view.holder(place) is None:
+                return b"", []
+            place = segment.next_offset
+
     def read_frames_reverse(
         self,
         offset: int,
@@ -744,14 +826,44 @@ class Log:
             self._unsynced_seals,
         )
         sealed, fresh = truncation.run(offset)
+        self._go_on_with(tuple(sealed), fresh)
+
+    def _go_on_with(self, sealed: tuple[SealedSegment, ...], fresh: Segment) -> None:
+        """The log is these segments, all on disk; the lock is held."""
         fresh.preallocating(self.options.preallocate_bytes)
         fresh.synced_offset = fresh.base_offset
         self._checkpoint = fresh.end
-        self._view = _View(tuple(sealed), fresh)
+        self._view = _View(sealed, fresh)
         self._sealed_bytes = sum(each.size for each in sealed)
         self._unsynced_seals.clear()
         self._synced_offset = fresh.base_offset
         self._synced_bytes = self._written_bytes
+
+    def begin_at(self, offset: int) -> None:
+        """Drop everything, and go on as an empty log whose first record will have this offset; blocking.
+
+        What a crash leaves is the log, or a part of it from its beginning, or an empty one that begins at 0
+        or at `offset`. Raises OSError, LogFailedError, LogClosedError.
+        """
+        self.truncate(self.start_offset)
+        with self._maintenance_lock, self._sync_lock:
+            with self._lock:
+                self._check_usable()
+                try:
+                    fresh = begin_anew(
+                        self.directory,
+                        self._stream_id,
+                        self._partition,
+                        self._codecs,
+                        [*(each.path for each in self._view.sealed), self._view.active.path],
+                        offset,
+                    )
+                except OSError as error:
+                    self.failed = error
+                    raise
+                self._go_on_with((), fresh)
+                self._noted_start = None
+                self._expiries.clear()
 
     # ---- compaction ----
 

@@ -40,6 +40,9 @@ class Codecs(Protocol):
     def of(self, block: bytes, path: Path) -> BodyCodec | None:
         """The codec of an existing segment, by its header block. Raises LogError when its key is missing."""
 
+    def plain(self) -> BodyCodec | None:
+        """The codec of batches that are not encrypted."""
+
 
 class PlainBodies:
     """Bodies are stored as they are."""
@@ -49,6 +52,10 @@ class PlainBodies:
         return None, b""
 
     def of(self, block: bytes, path: Path) -> BodyCodec | None:
+        """None."""
+        return None
+
+    def plain(self) -> BodyCodec | None:
         """None."""
         return None
 

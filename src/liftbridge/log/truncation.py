@@ -38,6 +38,7 @@ from liftbridge.log.segments import (
     scan_to,
     write_segment,
 )
+from liftbridge.log.start import START_NAME
 
 
 @dataclass(frozen=True)
@@ -119,3 +120,26 @@ class Truncation:
         if not segment.holes:
             remember(segment, self.stream_id, self.partition)
         return SealedSegment.of(segment, self.codecs)
+
+
+def begin_anew(
+    directory: Path, stream_id: uuid.UUID, partition: int, codecs: Codecs, old: Sequence[Path], offset: int
+) -> Segment:
+    """Have the log in `directory`, of which nothing is left but the files `old` without records, begin at an
+    offset; blocking.
+
+    Between the old files and the new one there is none, so that a start in between finds an empty log, and
+    never the one beside the other: that would look like a loss. Returns the new active segment, which is on
+    disk. Raises OSError, after which only recovery may judge what is there.
+    """
+    truncate_state(directory, 0)
+    (directory / START_NAME).unlink(missing_ok=True)
+    for path in old:
+        index_path(path).unlink(missing_ok=True)
+    sync_directory(directory)
+    for path in old:
+        path.unlink()
+    sync_directory(directory)
+    header = SegmentHeader(stream_id, partition, offset, time.time_ns())
+    fresh, _ = open_segment(write_segment(directory, header, codecs), os.O_RDWR, codecs, Before())
+    return fresh
