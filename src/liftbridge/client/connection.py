@@ -105,7 +105,7 @@ class Call:
 
     # Sending.
 
-    async def send(self, data: bytes, *, last: bool = False) -> None:
+    async def send(self, data: bytes | memoryview, *, last: bool = False) -> None:
         """Send whole length-prefixed messages, waiting while the server or the socket cannot take more.
 
         Args:
@@ -450,7 +450,9 @@ class Connection:
         call = Call(self, self._next_id, method, self._peer_window)
         self._next_id += 2
         self._calls[call.id] = call
-        block = self._head + http2.literal(":path", method if method.startswith("/") else f"/proto.API/{method}")
+        block = self._head + http2.literal(
+            ":path", method if method.startswith("/") else f"/proto.API/{method}"
+        )
         if timeout is not None:
             block += http2.literal("grpc-timeout", _timeout(timeout))
         # Pseudo-headers come first.

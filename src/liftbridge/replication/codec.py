@@ -69,7 +69,7 @@ _ACCEPTS, _DIVERGES, _BEGINS_AT, _FENCES, _HAS_DATA = 1, 2, 3, 4, 5
 
 # What a position says: these fields have changed, in this order.
 _NEXT, _LAST_EPOCH, _SYNCED, _LOG_START = 1, 2, 4, 8
-_CHANGED = [struct.Struct(f"<{bin(flags).count('1')}Q") for flags in range(16)]
+_CHANGED = [struct.Struct(f"<{flags.bit_count()}Q") for flags in range(16)]
 # What a `Data` says beside its batches.
 _NEW_SESSION, _NEW_HIGH_WATERMARK, _NEW_START = 1, 2, 4
 # What a batch says beside its size and how many offsets it spans.
@@ -153,6 +153,10 @@ class FollowerCodec:
         self._keys: dict[int, Key] = {}
         self._stated: dict[int, Statement] = {}
         self._said: dict[int, _Said] = {}
+
+    def knows(self, key: Key) -> bool:
+        """Whether the partition was declared and not forgotten."""
+        return key in self._aliases
 
     def statement(self, key: Key, statement: Statement) -> bytes:
         """Where a partition's log is; declares the partition when it is new on this link."""
@@ -314,9 +318,7 @@ def _offset(number: int) -> int:
     return number
 
 
-def _batches(
-    message: bytes, position: int, count: int, said: _Said
-) -> tuple[tuple[Batch, ...], int, int]:
+def _batches(message: bytes, position: int, count: int, said: _Said) -> tuple[tuple[Batch, ...], int, int]:
     """The descriptions of batches, where they end, and the bytes that the batches have together."""
     batches: list[Batch] = []
     total = 0
@@ -462,7 +464,8 @@ class LeaderCodec:
         return position + _FORGET.size
 
     def _granted(self, message: bytes, position: int, heard: Heard) -> int:
-        heard.granted += _checked(_GRANT.unpack_from(message, position)[1], "credit")
+        granted: int = _GRANT.unpack_from(message, position)[1]
+        heard.granted += _checked(granted, "credit")
         return position + _GRANT.size
 
     def answer(self, key: Key, answer: Answer) -> bytes:
@@ -493,9 +496,7 @@ class LeaderCodec:
             said = _Said(data.leader_epoch, data.session, data.high_watermark, data.log_start)
             self._said[alias] = said
             flags = _NEW_SESSION
-            parts.append(
-                _SESSION.pack(data.leader_epoch, data.session, data.high_watermark, data.log_start)
-            )
+            parts.append(_SESSION.pack(data.leader_epoch, data.session, data.high_watermark, data.log_start))
         else:
             if said.high_watermark != data.high_watermark:
                 said.high_watermark = data.high_watermark

@@ -30,8 +30,8 @@ from .limits import Account, Limits
 logger = logging.getLogger("liftbridge.rpc")
 
 _FLUSH = 2.0  # seconds for the last frames, after the calls have ended
-# Beyond the limits of clients so many connections are let in, to be links of other servers; those that have not
-# become one in time are closed.
+# Beyond the limits of clients so many connections are let in, to be links of other servers; those that have
+# not become one in time are closed.
 _RESERVED = 64
 _RESERVED_PER_ADDRESS = 16
 _RESERVED_SECONDS = 5.0
@@ -249,7 +249,7 @@ class RpcServer:
 
 
 class _Place:
-    """What a connection takes from the limits: a place among the clients, or one of the reserve, for a while."""
+    """What a connection takes from the limits: a place among the clients, or a while one of the reserve."""
 
     def __init__(self, counter: "Counter[str]", count: "Callable[[int], None] | None" = None) -> None:
         self.reserved = count is None
