@@ -1,4 +1,4 @@
-"""TLS contexts from the configuration: one towards gRPC clients, one towards NATS.
+"""TLS contexts from the configuration: towards gRPC clients, towards other servers and towards NATS.
 
 The files are read here, at start-up, so that a missing or unusable one stops the server with an error that
 names the key and the file. TLS 1.2 is the lowest version. A private key with a pass phrase is refused: a
@@ -10,7 +10,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from liftbridge.broker.config import ConfigError, NatsConfig, TlsConfig
+from liftbridge.broker.config import ClusteringConfig, ConfigError, NatsConfig, TlsConfig
 
 
 def server_ssl_context(tls: TlsConfig) -> ssl.SSLContext | None:
@@ -34,6 +34,30 @@ def server_ssl_context(tls: TlsConfig) -> ssl.SSLContext | None:
             context.load_default_certs(ssl.Purpose.CLIENT_AUTH)
         else:
             _load_authorities(context, "tls.client.auth.ca", tls.client_auth_ca)
+    return context
+
+
+def peer_ssl_context(tls: TlsConfig, clustering: ClusteringConfig) -> ssl.SSLContext | None:
+    """Return the context for connections to other servers of the cluster, or None if TLS is off.
+
+    The server's own certificate is shown there too. Those of the others are verified, and have to name the
+    host that was connected to, against `clustering.tls.ca`, `tls.client.auth.ca` or the system's authorities.
+
+    Raises:
+        ConfigError: a file cannot be read or used.
+    """
+    if tls.key is None or tls.cert is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    _load_pair(context, "tls.cert", tls.cert, "tls.key", tls.key)
+    if clustering.tls_ca is not None:
+        _load_authorities(context, "clustering.tls.ca", clustering.tls_ca)
+    elif tls.client_auth_ca is not None:
+        _load_authorities(context, "tls.client.auth.ca", tls.client_auth_ca)
+    else:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     return context
 
 

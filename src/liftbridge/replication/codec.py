@@ -418,7 +418,7 @@ class LeaderCodec:
         before = self._stated.get(alias)
         if before is None or flags >= len(_CHANGED):
             raise CodecError(f"partition {alias} has moved by {flags:#x} in a session that was not begun")
-        changed = _CHANGED[flags]
+        changed: struct.Struct = _CHANGED[flags]
         values = iter(changed.unpack_from(message, position))
         statement = Statement(
             before.broker,
