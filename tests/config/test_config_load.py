@@ -57,6 +57,8 @@ ORIGINAL: dict[str, tuple[str, Callable[[Config], object], object]] = {
     "streams.encryption": ("false", lambda c: c.streams.encryption, False),
     "clustering.server.id": ("foo", lambda c: c.clustering.server_id, "foo"),
     "clustering.namespace": ("bar", lambda c: c.clustering.namespace, "bar"),
+    "clustering.secret": ("0123456789abcdef", lambda c: c.clustering.secret, "0123456789abcdef"),
+    "clustering.tls.ca": ("sca.pem", lambda c: c.clustering.tls_ca, Path("sca.pem")),
     "clustering.raft.snapshot.retain": ("10", lambda c: c.clustering.raft_snapshot_retain, 10),
     "clustering.raft.snapshot.threshold": ("100", lambda c: c.clustering.raft_snapshot_threshold, 100),
     "clustering.raft.cache.size": ("5", lambda c: c.clustering.raft_cache_size, 5),
@@ -438,9 +440,18 @@ def test_no_secret_is_in_the_repr(load_text: Load) -> None:
     config = load_text("nats: {user: joe, password: hunter2, servers: 'nats://u:hunter2@a'}")
     assert "hunter2" not in repr(config) and config.nats.password == "hunter2"
     assert "hunter2" not in repr(load_text("nats.token: hunter2"))
+    assert "hunter2" not in repr(load_text("clustering.secret: hunter2hunter2hunter2"))
+
+
+def test_a_short_secret_of_the_cluster_is_refused_without_being_shown(load_text: Load) -> None:
+    with pytest.raises(ConfigError, match="at least 16 characters") as caught:
+        load_text("clustering.secret: hunter2")
+    assert "hunter2" not in str(caught.value)
 
 
 def test_what_has_no_effect_is_warned_about(load_text: Load) -> None:
+    (warning,) = load_text("clustering.tls.ca: ca.pem").warnings
+    assert "clustering.tls.ca" in warning
     (warning,) = load_text("tls.client.auth.ca: ca.pem").warnings
     assert "tls.client.auth.ca" in warning
     (warning,) = load_text("nats: {embedded: no, embedded.config: n.conf}").warnings

@@ -143,7 +143,7 @@ class Server:
         assert starting is not None, "a server is run once"
         ssl_context = server_ssl_context(config.tls)
         authorizer = self._authorizer()
-        peer_context = peer_ssl_context(config.tls)
+        peer_context = peer_ssl_context(config.tls, config.clustering)
         with starting:
             async with (
                 self._data_directory() as data,

@@ -134,6 +134,8 @@ class ClusteringConfig:
     namespace: str = _option(
         "clustering.namespace", cast("Kind[str]", values.name(DEFAULT_NAMESPACE)), DEFAULT_NAMESPACE
     )
+    secret: str | None = _option("clustering.secret", values.secret(16), None, show=False)
+    tls_ca: Path | None = _option("clustering.tls.ca", values.file_path(), None)
     raft_snapshot_retain: int = _option("clustering.raft.snapshot.retain", values.integer(), 2)
     raft_snapshot_threshold: int = _option("clustering.raft.snapshot.threshold", values.integer(), 8192)
     raft_cache_size: int = _option("clustering.raft.cache.size", values.integer(), 512)
@@ -513,6 +515,8 @@ def _warnings(config: Config, given: Mapping[str, Setting], environ: Mapping[str
         )
     if config.tls.client_auth_ca is not None and not config.tls.client_auth_enabled:
         found.append("tls.client.auth.ca has no effect while tls.client.auth.enabled is false")
+    if config.clustering.tls_ca is not None and not config.tls.enabled:
+        found.append("clustering.tls.ca has no effect without tls.cert and tls.key")
     if config.tls.client_authz_policy is not None and not config.tls.client_authz_enabled:
         found.append("tls.client.authz.policy has no effect while tls.client.authz.enabled is false")
     if config.nats.embedded_config is not None and not config.nats.embedded:

@@ -217,15 +217,20 @@ def text() -> Kind[str | None]:
     return Kind("a text on one line", parse)
 
 
-def secret() -> Kind[str | None]:
-    """Return the kind of passwords and tokens: a text whose value no error shows. Blanks are kept."""
+def secret(shortest: int = 0) -> Kind[str | None]:
+    """Return the kind of passwords and tokens: a text whose value no error shows. Blanks are kept.
+
+    Args:
+        shortest: characters that it has at least, if it is given.
+    """
 
     def parse(raw: Raw) -> str | None:
-        if not isinstance(raw, str) or _CONTROL.search(raw):
+        if not isinstance(raw, str) or _CONTROL.search(raw) or 0 < len(raw) < shortest:
             raise ValueError
         return raw or None
 
-    return Kind("a text on one line", parse, lambda value: "(hidden)")
+    accepts = "a text on one line" + (f" of at least {shortest} characters" if shortest else "")
+    return Kind(accepts, parse, lambda value: "(hidden)")
 
 
 def name(default: str | None = None) -> Kind[str | None]:

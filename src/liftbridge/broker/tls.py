@@ -1,5 +1,4 @@
-"""TLS contexts from the configuration: one towards gRPC clients, one towards other
-servers, one towards NATS.
+"""TLS contexts from the configuration: towards gRPC clients, towards other servers and towards NATS.
 
 The files are read here, at start-up, so that a missing or unusable one stops the server with an error that
 names the key and the file. TLS 1.2 is the lowest version. A private key with a pass phrase is refused: a
@@ -11,7 +10,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from liftbridge.broker.config import ConfigError, NatsConfig, TlsConfig
+from liftbridge.broker.config import ClusteringConfig, ConfigError, NatsConfig, TlsConfig
 
 
 def server_ssl_context(tls: TlsConfig) -> ssl.SSLContext | None:
@@ -38,12 +37,11 @@ def server_ssl_context(tls: TlsConfig) -> ssl.SSLContext | None:
     return context
 
 
-def peer_ssl_context(tls: TlsConfig) -> ssl.SSLContext | None:
+def peer_ssl_context(tls: TlsConfig, clustering: ClusteringConfig) -> ssl.SSLContext | None:
     """Return the context for connections to other servers of the cluster, or None if TLS is off.
 
-    With client authentication on, they have to show certificates of the authority that clients' certificates
-    come from, as this server does. Without it the connection is encrypted, and who is there says the secret
-    of the cluster, if there is one. Names are not compared: a server proves its id, wherever it is.
+    The server's own certificate is shown there too. Those of the others are verified, and have to name the
+    host that was connected to, against `clustering.tls.ca`, `tls.client.auth.ca` or the system's authorities.
 
     Raises:
         ConfigError: a file cannot be read or used.
@@ -52,15 +50,14 @@ def peer_ssl_context(tls: TlsConfig) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.check_hostname = False
     context.set_alpn_protocols(["h2"])
     _load_pair(context, "tls.cert", tls.cert, "tls.key", tls.key)
-    if not tls.client_auth_enabled:
-        context.verify_mode = ssl.CERT_NONE
-    elif tls.client_auth_ca is None:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    else:
+    if clustering.tls_ca is not None:
+        _load_authorities(context, "clustering.tls.ca", clustering.tls_ca)
+    elif tls.client_auth_ca is not None:
         _load_authorities(context, "tls.client.auth.ca", tls.client_auth_ca)
+    else:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     return context
 
 

@@ -105,7 +105,7 @@ class Call:
 
     # Sending.
 
-    async def send(self, data: bytes, *, last: bool = False) -> None:
+    async def send(self, data: bytes | memoryview, *, last: bool = False) -> None:
         """Send whole length-prefixed messages, waiting while the server or the socket cannot take more.
 
         Args:
@@ -124,6 +124,18 @@ class Call:
             end = position + count
             self._connection.write_data(self.id, view[position:end], last=last and end == size)
             position = end
+
+    def send_at_once(self, data: bytes) -> bool:
+        """Send whole length-prefixed messages if there is room for all of them; False: nothing has happened,
+        and `send` is due. No other task may be sending."""
+        connection = self._connection
+        size = len(data)
+        if self._finished or size > min(self.send_window, connection.send_room()):
+            return False
+        self.send_window -= size
+        connection.send_window -= size
+        connection.write_data(self.id, memoryview(data), last=False)
+        return True
 
     async def _reserve(self, wanted: int) -> int:
         connection = self._connection
@@ -318,6 +330,11 @@ class Connection:
             self._lose("the client was closed")
             await anyio.aclose_forcefully(self._transport)
 
+    @property
+    def last_received(self) -> float:
+        """When any byte has come from the server last, on anyio's clock."""
+        return self._last_received
+
     def close(self, reason: str) -> None:
         """End the connection and every call on it."""
         self._lose(reason)
@@ -410,10 +427,10 @@ class Connection:
     # Calls.
 
     async def call(self, method: str, timeout: float | None = None) -> Call:
-        """Open a call of `proto.API`, waiting while the server has no room for one more.
+        """Open a call, waiting while the server has no room for one more.
 
         Args:
-            method: its name, "Publish".
+            method: its name in `proto.API`, "Publish"; or its path, which begins with a slash.
             timeout: what the server is told, in seconds; keeping it is up to the caller.
 
         Raises:
@@ -433,7 +450,9 @@ class Connection:
         call = Call(self, self._next_id, method, self._peer_window)
         self._next_id += 2
         self._calls[call.id] = call
-        block = self._head + http2.literal(":path", f"/proto.API/{method}")
+        block = self._head + http2.literal(
+            ":path", method if method.startswith("/") else f"/proto.API/{method}"
+        )
         if timeout is not None:
             block += http2.literal("grpc-timeout", _timeout(timeout))
         # Pseudo-headers come first.

@@ -759,3 +759,45 @@ class AwaitPartitions(_message.Message):
     partitions: _containers.RepeatedScalarFieldContainer[int]
     applied: int
     def __init__(self, stream_id: _Optional[bytes] = ..., partitions: _Optional[_Iterable[int]] = ..., applied: _Optional[int] = ...) -> None: ...
+
+class PeerIdentity(_message.Message):
+    __slots__ = ("server_id", "node_id", "cluster_id", "incarnation")
+    SERVER_ID_FIELD_NUMBER: _ClassVar[int]
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    server_id: str
+    node_id: int
+    cluster_id: bytes
+    incarnation: bytes
+    def __init__(self, server_id: _Optional[str] = ..., node_id: _Optional[int] = ..., cluster_id: _Optional[bytes] = ..., incarnation: _Optional[bytes] = ...) -> None: ...
+
+class PeerHello(_message.Message):
+    __slots__ = ("version", "own", "wanted", "nonce", "window")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    own: PeerIdentity
+    wanted: str
+    nonce: bytes
+    window: int
+    def __init__(self, version: _Optional[int] = ..., own: _Optional[_Union[PeerIdentity, _Mapping]] = ..., wanted: _Optional[str] = ..., nonce: _Optional[bytes] = ..., window: _Optional[int] = ...) -> None: ...
+
+class PeerChallenge(_message.Message):
+    __slots__ = ("version", "own", "nonce")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    own: PeerIdentity
+    nonce: bytes
+    def __init__(self, version: _Optional[int] = ..., own: _Optional[_Union[PeerIdentity, _Mapping]] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+
+class PeerProof(_message.Message):
+    __slots__ = ("proof",)
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    proof: bytes
+    def __init__(self, proof: _Optional[bytes] = ...) -> None: ...

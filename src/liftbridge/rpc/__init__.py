@@ -3,7 +3,8 @@
 The way of a call: `server` accepts, `connection` reads frames (`http2`) and headers (`headers`), a
 `stream` holds what has arrived and sends what is answered, `call` runs the servicer's method. `limits`
 bounds what a peer may cost, `context` is what a handler knows about its call, `framing` is the bulk form of
-messages. `immediate` are calls that need no task, `writer` is what waits for the socket.
+messages. `immediate` are calls that need no task, `raw` those between servers, `writer` is what waits for the
+socket.
 """
 
 from .call import immediate, raw_requests
@@ -13,6 +14,7 @@ from .framing import Frames, message_frame
 from .health import HealthServicer
 from .immediate import ImmediateCall
 from .limits import Limits
+from .raw import RawCall, RawHandler, RawService
 from .server import RpcServer
 
 __all__ = [
@@ -29,5 +31,8 @@ __all__ = [
     "immediate",
     "message_frame",
     "ImmediateCall",
+    "RawCall",
+    "RawHandler",
+    "RawService",
     "HealthServicer",
 ]

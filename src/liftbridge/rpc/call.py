@@ -19,6 +19,7 @@ from .context import CallContext, Request
 from .errors import Status, StatusCode, rpc_error, status_of
 from .framing import Frames
 from .immediate import Begin, ImmediateCall
+from .raw import RawCall, RawHandler, RawService
 from .stream import Stream
 
 if TYPE_CHECKING:
@@ -102,6 +103,11 @@ class Method:
     def immediate(self) -> bool:
         """Whether a call may be served without a task."""
         return self._begin is not None
+
+    @property
+    def internal(self) -> bool:
+        """Whether it is for other servers, not for clients: see `RawService`."""
+        return False
 
     @property
     def too_late(self) -> str:
@@ -248,6 +254,28 @@ class Method:
         return Status(StatusCode.INTERNAL, f"{self._name} failed: {type(error).__name__}")
 
 
+class RawMethod(Method):
+    """A method of a `RawService`."""
+
+    __slots__ = ("_handler", "_max_message")
+
+    def __init__(self, name: str, handler: RawHandler, max_message: int) -> None:
+        self._name = name
+        self._handler = handler
+        self._max_message = max_message
+        self._begin = None
+        self._guard = None
+        self._streamed_request = self._streamed_response = True
+
+    @property
+    def internal(self) -> bool:
+        return True
+
+    async def _invoke(self, stream: Stream, request: Request) -> None:
+        stream.max_message = self._max_message
+        await self._handler(RawCall(stream, request.context))
+
+
 async def _send(stream: Stream, response: "Frames | Message") -> None:
     """Send one response, or a batch of them; waits for the client to have room."""
     if isinstance(response, Frames):
@@ -270,6 +298,11 @@ class Methods:
         self._by_path: dict[str, Method] = {}
         self._services: set[str] = set()
 
+    @property
+    def internal(self) -> bool:
+        """Whether there are methods for other servers."""
+        return any(method.internal for method in self._by_path.values())
+
     def get(self, path: str) -> "Method | None":
         """Return the method of a path, None when there is none (yet)."""
         return self._by_path.get(path)
@@ -291,6 +324,11 @@ class Methods:
             if service.name in self._services:
                 raise ValueError(f"the service {service.name} is given twice")
             self._services.add(service.name)
+            if isinstance(service, RawService):
+                for name, handler in service.methods.items():
+                    path = f"/{service.name}/{name}"
+                    self._by_path[path] = RawMethod(path, handler, service.max_message)
+                continue
             for name, bound in service.methods.items():
                 written = _written(bound.method_fn)
                 if not written.__module__.endswith(_GENERATED):

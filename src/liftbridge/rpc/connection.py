@@ -16,6 +16,8 @@ Invariants:
 import logging
 import math
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -42,6 +44,7 @@ logger = logging.getLogger("liftbridge.rpc")
 _READ_SIZE = 64 * 1024
 _REMEMBERED_RESETS = 1_000
 _LINGER = 1.0  # seconds for the last frames to reach the peer
+_ONLY_SERVERS = "this connection is for other servers of the cluster only: connect anew"
 _SHUTTING_DOWN = "the server is shutting down"
 
 
@@ -58,10 +61,17 @@ class Connection:
         account: Account,
         turn: Turn,
         deadlines: Deadlines,
+        *,
+        internal: bool = False,
+        on_uncount: "Callable[[], None] | None" = None,
     ) -> None:
+        """`internal`: only calls of other servers are taken. `on_uncount` is called once by `uncount`."""
         self.limits = limits
         self.deadlines = deadlines
         self._account = account
+        self._internal = internal
+        self._on_uncount = on_uncount
+        self._own_account: Account | None = None  # of a link
         self._held = 0  # bytes of requests that no handler has taken
         self.peer = peer
         self.peer_max_frame_size = http2.DEFAULT_FRAME_SIZE
@@ -307,6 +317,24 @@ class Connection:
         self._no_table_due = False
         return headers.NO_TABLE
 
+    def uncount(self) -> None:
+        """It is a link to another server: what it holds counts no more among what clients hold, and calls of
+        clients are refused on it."""
+        if self._account is self._own_account:
+            return
+        account = self._own_account = Account(Limits())
+        self._account.held -= self._held
+        account.held += self._held
+        self._account = account
+        self._writer.move_to(account)
+        default = Limits()
+        self.limits = replace(
+            self.limits, max_partial_bytes=default.max_partial_bytes, write_buffer=default.write_buffer
+        )
+        self._internal = True
+        if self._on_uncount is not None:
+            self._on_uncount()
+
     # Flow control of received data.
 
     def hold(self, change: int) -> bool:
@@ -465,6 +493,9 @@ class Connection:
         method = self._methods.get(head.path)
         if method is None:
             stream.finish(self._methods.refusal(head.path))
+            return
+        if self._internal and not method.internal:
+            stream.finish(Status(StatusCode.UNAVAILABLE, _ONLY_SERVERS))
             return
         stream.streaming = method.streaming
         self._streams[stream_id] = stream

@@ -14,7 +14,7 @@ import math
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,11 @@ from .limits import Account, Limits
 logger = logging.getLogger("liftbridge.rpc")
 
 _FLUSH = 2.0  # seconds for the last frames, after the calls have ended
+# Beyond the limits of clients so many connections are let in, to be links of other servers; those that have
+# not become one in time are closed.
+_RESERVED = 64
+_RESERVED_PER_ADDRESS = 16
+_RESERVED_SECONDS = 5.0
 _TELL_REFUSALS = 1.0  # seconds between two log lines about refused connections
 
 
@@ -68,6 +73,8 @@ class RpcServer:
         self._connections: set[Connection] = set()
         self._open_sockets = 0
         self._of_address: Counter[str] = Counter()
+        self._reserve: Counter[str] = Counter()  # by address: those beyond the limits of clients
+        self._internal = self._methods.internal
         self._account = Account(self._limits)
         self._turn = turn or Turn()
         self._deadlines = Deadlines()
@@ -91,7 +98,7 @@ class RpcServer:
 
     @property
     def connections(self) -> int:
-        """How many connections are open, those in their TLS handshake included."""
+        """How many connections of clients are open, those in their TLS handshake included."""
         return self._open_sockets
 
     @property
@@ -176,42 +183,52 @@ class RpcServer:
             address = _address(peer)
         except OSError as error:
             logger.debug("a connection broke before it was taken: %r", error)
-        if self._refuses(peer, address):
+        refusal = self._refusal(address)
+        if refusal and not self._has_reserve(address):
+            self._tell_refusal(peer, refusal)
             await trio.aclose_forcefully(stream)
             return
-        self._open_sockets += 1
-        self._of_address[address] += 1
-        self._account.connections = self._open_sockets
+        place = _Place(self._reserve) if refusal else _Place(self._of_address, self._count)
+        place.take(address)
         try:
-            await self._serve_stream(stream, peer)
+            with place.scope:
+                await self._serve_stream(stream, peer, place)
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
             logger.debug("the connection of %s broke: %r", peer, error.__cause__ or error)
         except Exception:
             logger.exception("the connection of %s failed", peer)
         finally:
-            self._open_sockets -= 1
-            self._account.connections = self._open_sockets
-            self._of_address[address] -= 1
-            if not self._of_address[address]:
-                del self._of_address[address]
+            place.leave()
             await trio.aclose_forcefully(stream)
 
-    def _refuses(self, peer: str, address: str) -> bool:
-        """Whether a connection is one too many; tells the log, but not of each in a flood."""
+    def _count(self, change: int) -> None:
+        self._open_sockets += change
+        self._account.connections = self._open_sockets
+
+    def _refusal(self, address: str) -> str:
+        """Why a connection is one too many; empty if it is not."""
         limits = self._limits
         if self._open_sockets >= limits.max_connections:
-            text = f"{self._open_sockets} are open already"
-        elif self._of_address[address] >= limits.max_connections_per_address:
-            text = f"{self._of_address[address]} of this address are open already"
-        else:
-            return False
+            return f"{self._open_sockets} are open already"
+        if self._of_address[address] >= limits.max_connections_per_address:
+            return f"{self._of_address[address]} of this address are open already"
+        return ""
+
+    def _has_reserve(self, address: str) -> bool:
+        return (
+            self._internal
+            and self._reserve.total() < _RESERVED
+            and self._reserve[address] < _RESERVED_PER_ADDRESS
+        )
+
+    def _tell_refusal(self, peer: str, text: str) -> None:
+        """Tell the log, but not of each in a flood."""
         self._refused += 1
         if trio.current_time() >= self._refusals_told + _TELL_REFUSALS:
             self._refusals_told = trio.current_time()
             logger.warning("refusing the connection of %s: %s; %d refused so far", peer, text, self._refused)
-        return True
 
-    async def _serve_stream(self, stream: trio.SocketStream, peer: str) -> None:
+    async def _serve_stream(self, stream: trio.SocketStream, peer: str, place: "_Place") -> None:
         if stream.socket.family != getattr(socket, "AF_UNIX", None):
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport: trio.abc.Stream = stream
@@ -234,6 +251,8 @@ class RpcServer:
             self._account,
             self._turn,
             self._deadlines,
+            internal=place.reserved,
+            on_uncount=place.leave,
         )
         if self._shutting_down:
             return
@@ -243,6 +262,38 @@ class RpcServer:
         finally:
             connection.settle()
             self._connections.discard(connection)
+
+
+class _Place:
+    """What a connection takes from the limits: a place among the clients, or a while one of the reserve."""
+
+    def __init__(self, counter: "Counter[str]", count: "Callable[[int], None] | None" = None) -> None:
+        self.reserved = count is None
+        self.scope = trio.CancelScope()
+        self._counter = counter
+        self._count = count
+        self._address: str | None = None
+
+    def take(self, address: str) -> None:
+        """Count the connection."""
+        self._address = address
+        self._counter[address] += 1
+        if self._count is None:
+            self.scope.deadline = trio.current_time() + _RESERVED_SECONDS
+        else:
+            self._count(1)
+
+    def leave(self) -> None:
+        """Count it no more; without effect the second time."""
+        address, self._address = self._address, None
+        if address is None:
+            return
+        self.scope.deadline = math.inf
+        self._counter[address] -= 1
+        if not self._counter[address]:
+            del self._counter[address]
+        if self._count is not None:
+            self._count(-1)
 
 
 def _peer_name(sock: trio.socket.SocketType) -> str:

@@ -49,6 +49,7 @@ class Stream(InboundStream):
         "final_status",
         "head",
         "id",
+        "max_message",
         "over",
         "pending",
         "scope",
@@ -70,6 +71,8 @@ class Stream(InboundStream):
         self.head = head
         self.send_window = send_window
         self.receive_window = window
+        self.max_message = connection.limits.max_request_message
+        """Bytes of the longest request message."""
         self.started = connection.last_received
         self.ended = False
         """The client has sent everything."""
@@ -94,6 +97,11 @@ class Stream(InboundStream):
         self._window_changed: trio.Event | None = None
         self._responding = False
         self._mid_item = False
+
+    @property
+    def connection(self) -> "Connection":
+        """The connection that it is on."""
+        return self._connection
 
     @property
     def request_timeout(self) -> float:
@@ -166,7 +174,7 @@ class Stream(InboundStream):
 
     def whole_request(self) -> "bytes | None":
         """Return the only message of a request that has ended, None if it is not exactly one, and well."""
-        return self.only_message(self._connection.limits.max_request_message)
+        return self.only_message(self.max_message)
 
     # Receiving: called by the handler's task.
 
@@ -196,7 +204,7 @@ class Stream(InboundStream):
             RpcFailedError: the next message is too long, compressed or cut off.
         """
         while True:
-            end, flag, length = self.whole(self._connection.limits.max_request_message)
+            end, flag, length = self.whole(self.max_message)
             if end:
                 batch = self.take(end)
                 self._consumed(end)
@@ -214,10 +222,10 @@ class Stream(InboundStream):
                 if flag == 1
                 else f"a message begins with {flag} where 0 is expected",
             )
-        limit = self._connection.limits.max_request_message
-        if length > limit:
+        if length > self.max_message:
             raise rpc_error(
-                StatusCode.RESOURCE_EXHAUSTED, f"a request message of {length} bytes; the limit is {limit}"
+                StatusCode.RESOURCE_EXHAUSTED,
+                f"a request message of {length} bytes; the limit is {self.max_message}",
             )
 
     async def _wait(self, needed: int) -> bool:
@@ -289,6 +297,20 @@ class Stream(InboundStream):
             connection.pass_room_on()
         # Without this a handler that always has more to send would never let others run.
         await trio.lowlevel.checkpoint()
+
+    def send_at_once(self, data: bytes) -> bool:
+        """Send whole length-prefixed messages if windows and buffer have room for all of them; False: nothing
+        has happened, and `send` is due. No other task may be sending."""
+        connection = self._connection
+        size = len(data)
+        if self.finished or self._mid_item or size > min(self.send_window, connection.send_room(), _CHUNK):
+            return False
+        self.send_window -= size
+        connection.send_window -= size
+        frames = data_frames(self.id, data, connection.peer_max_frame_size)
+        connection.write(frames if self._responding else self._response_headers() + frames)
+        connection.expect_updates(size, whole=True)
+        return True
 
     async def respond(self, message: bytes, trailing: Metadata = ()) -> None:
         """Send the only response message and end the call with OK, in one piece if the windows allow.

@@ -87,6 +87,12 @@ class Writer:
         """Wait until less is waiting, or the connection is broken."""
         await self._drained.park()
 
+    def move_to(self, account: Account) -> None:
+        """Count what waits on another account."""
+        self._account.unsent -= self.size
+        account.unsent += self.size
+        self._account = account
+
     def settle(self) -> None:
         """Take what was not sent off the account; the connection has ended."""
         self._count(-self.size)
