@@ -363,14 +363,6 @@ class Controller:
         """
         brokers = self.active_brokers
         replicas = resolve_replication_factor(replication_factor, len(brokers))
-        if replicas > 1:
-            if replication_factor != -1:
-                raise MetadataError(
-                    MetadataCode.FAILED_PRECONDITION,
-                    f"replicationFactor {replication_factor} asks for replicas, and this version of the "
-                    "server does not replicate them yet; use 1",
-                )
-            replicas = 1
         return CreateStream(
             name=name,
             subject=subject,
