@@ -24,8 +24,10 @@ from liftbridge.proto import api_pb2
 ACTIVITY = "__activity"
 ENABLED = {"activity.stream.enabled": True}
 # Events have the index of their operation in the log of the metadata. It begins with an entry that says who
-# the members of the cluster are, and each start of a server adds one that shows that it leads.
-FIRST = 3
+# the members of the cluster are, and each start of a server adds some: that it leads, that it has registered,
+# and that it takes part.
+START = 3
+FIRST = 1 + START + 1
 
 
 @pytest.fixture
@@ -123,7 +125,8 @@ def test_there_is_no_stream_unless_it_is_asked_for(server, api):
     server.stop()
     server.config.update(ENABLED)
     server.start()
-    assert all_events(server.api(), FIRST + 2) == [created(FIRST, "orders"), created(FIRST + 2, ACTIVITY)]
+    later = FIRST + 1 + START
+    assert all_events(server.api(), later) == [created(FIRST, "orders"), created(later, ACTIVITY)]
 
 
 @pytest.mark.parametrize("policy", ["none", "leader", "all"])
@@ -145,7 +148,8 @@ def test_events_go_on_after_a_restart_without_gap_and_twice(server, end):
         expected += [created(next(indexes), create(api)) for _ in range(10)]
         getattr(server, end)()
         server.start()
-        next(indexes)
+        for _ in range(START):
+            next(indexes)
     expected.append(created(next(indexes), create(server.api())))
     assert all_events(server.api(), expected[-1].id) == expected
 
@@ -231,7 +235,7 @@ def test_a_stream_that_retention_has_emptied_does_not_begin_anew(server, api):
     call = subscribe(api, ACTIVITY, startPosition=api_pb2.EARLIEST)
     (message,) = take(call, 1)
     call.cancel()
-    assert (message.offset, event_of(message)) == (following, created(FIRST + 3, "later"))
+    assert (message.offset, event_of(message)) == (following, created(FIRST + 2 + START, "later"))
 
 
 @pytest.mark.parametrize("settings", [{**ENABLED, "clustering.replication.max.bytes": 180}])
@@ -254,7 +258,7 @@ def test_a_position_file_that_cannot_be_is_told_of_and_not_believed(server, api,
     (server.data_dir / "metadata" / "activity").write_text(content)
     server.start()
     create(server.api(), "later")
-    assert all_events(server.api(), FIRST + 3)[2:] == [created(FIRST + 3, "later")]
+    assert all_events(server.api(), FIRST + 2 + START)[2:] == [created(FIRST + 2 + START, "later")]
     assert "the stream has to do without it" in server.log
 
 
@@ -275,6 +279,6 @@ def test_what_others_put_into_the_stream_moves_no_position(server, api):
         forged.SerializeToString(),
         b"\xff",
         b"noise",
-        created(FIRST + 2, "orders").SerializeToString(),
+        created(FIRST + 1 + START, "orders").SerializeToString(),
     ]
     call.cancel()
