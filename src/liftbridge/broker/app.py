@@ -273,11 +273,13 @@ class Server:
                 logger.info("stopping")
                 observed.stopping = True
                 health.set_serving(False)
+                await cluster.hand_over(settling.wait)
                 with trio.move_on_after(TELL_HEALTH_SECONDS):
                     await health.all_told()
                 await server.shutdown(GRACE_SECONDS)
                 cleaner.stop()
                 await streams.stop()
+                await cluster.go()
                 with trio.move_on_after(LAST_ACKS_SECONDS):
                     await acks.drain()
         logger.info("stopped")

@@ -34,8 +34,9 @@ from liftbridge.broker.membership import Membership
 from liftbridge.broker.peers import Own, Peers
 from liftbridge.broker.registration import Registration
 from liftbridge.broker.sessions import HEARTBEAT, LEASE_SECONDS, Positions, Sessions
-from liftbridge.metadata.broker_operations import Ended, RegisterBroker
-from liftbridge.metadata.model import Guarantees, StreamSettings
+from liftbridge.metadata.broker_operations import Ended, FenceBroker, RegisterBroker
+from liftbridge.metadata.errors import MetadataError
+from liftbridge.metadata.model import Guarantees, Stream, StreamSettings
 from liftbridge.nats.connection import NatsConnection
 from liftbridge.raft import Message, NodeId
 from liftbridge.replication.lease import Lease
@@ -45,6 +46,10 @@ Answer = Callable[[bytes], Awaitable[bytes]]
 
 # How long a server that has come waits for its vote before it serves clients without one.
 VOTE_SECONDS = 5.0
+# When a server stops: how long others may take to lead what it leads, and how long it tries to tell them that
+# it has gone.
+HAND_OVER_SECONDS = 5.0
+GO_SECONDS = 1.0
 
 logger = logging.getLogger("liftbridge.cluster")
 
@@ -186,6 +191,60 @@ class Cluster:
             nursery.cancel_scope.cancel()
         with trio.move_on_after(VOTE_SECONDS):
             await self._controller.consensus.wait_vote(self._config.clustering.raft_max_quorum_size)
+
+    # -- going down
+
+    async def hand_over(self, settled: Callable[[Stream, Sequence[int]], Awaitable[None]]) -> None:
+        """Have others lead what this server leads, partitions and metadata, as far as there are others.
+
+        Returns when they do, or after a while. `settled` waits until partitions take messages where they are
+        led.
+        """
+        controller = self._controller
+        assert controller is not None, "the cluster is not open"
+        if not self._others:
+            return
+        led = [
+            (stream.stream_id, partition.id)
+            for stream in controller.state.streams.values()
+            for partition in stream.partitions
+            if partition.leader == controller.broker
+        ]
+        with trio.move_on_after(HAND_OVER_SECONDS):
+            self.sessions.leave()
+            await self.sessions.wait_left()
+            async with trio.open_nursery() as nursery:
+                for stream_id in dict.fromkeys(stream_id for stream_id, _ in led):
+                    stream = controller.state.stream_by_id(stream_id)
+                    if stream is not None:
+                        ids = [number for where, number in led if where == stream_id]
+                        nursery.start_soon(settled, stream, ids)
+        nodes = [broker.node_id for broker in controller.state.brokers.values() if broker.alive]
+        await controller.consensus.hand_over(nodes)
+
+    async def go(self) -> None:
+        """Tell the others not to count on this server any more: its logs are closed."""
+        controller = self._controller
+        assert controller is not None, "the cluster is not open"
+        record = controller.state.brokers.get(controller.broker)
+        if record is None or not record.alive or not self._others:
+            return
+        with trio.move_on_after(GO_SECONDS):
+            try:
+                await controller.propose(FenceBroker(record.id, record.epoch))
+            except MetadataError as error:
+                logger.info(
+                    "the others will find out by themselves that this server has gone: %s", error.text
+                )
+
+    @property
+    def _others(self) -> bool:
+        """Whether other servers take part."""
+        controller = self._controller
+        assert controller is not None, "the cluster is not open"
+        return any(
+            broker.alive and broker.id != controller.broker for broker in controller.state.brokers.values()
+        )
 
     async def ask_broker(self, broker: str, kind: str, payload: bytes) -> bytes:
         """Ask a broker something. Raises UnreachableError, LostError."""

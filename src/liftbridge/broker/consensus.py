@@ -49,6 +49,8 @@ logger = logging.getLogger("liftbridge.metadata")
 
 # Ten of these, and up to twenty, without a word of the leader are an election.
 TICK_SECONDS = 0.05
+# How long a voter may take to lead when it is to.
+TRANSFER_SECONDS = 1.0
 # Proposals that are not committed yet, and again so many questions that are not answered.
 MAX_WAITING = 4096
 
@@ -191,6 +193,21 @@ class Consensus:
             self._asking.pop(question, None)
         assert isinstance(index, int)
         return index
+
+    async def hand_over(self, candidates: Sequence[NodeId]) -> None:
+        """Have another voter lead, the first of some that takes over, if this node leads. Returns when
+        somebody else does, or nobody can be found."""
+        for node in candidates:
+            if node not in self.core.members.voters or node == self.core.node_id:
+                continue
+            with trio.move_on_after(TRANSFER_SECONDS):
+                while self.core.is_leader and self.core.transfer(node):
+                    role = self.role
+                    await self.drain()
+                    await self.role_after(role)
+                while self.core.leader in (None, self.core.node_id):
+                    await self.role_after(self.role)
+                return
 
     async def change_members(self, change: Callable[[Raft], int | Refusal]) -> None:
         """Have another set of members agreed on; `change` asks the core for it.

@@ -29,6 +29,7 @@ from liftbridge.broker.controller import Controller
 from liftbridge.broker.forwarding import Links, LostError, UnreachableError
 from liftbridge.broker.registration import Registration
 from liftbridge.metadata.broker_operations import RegisterBroker
+from liftbridge.metadata.brokers import BrokerState
 from liftbridge.metadata.control import Control, Position
 from liftbridge.metadata.errors import MetadataError
 from liftbridge.metadata.operations import Operation
@@ -95,6 +96,15 @@ class Sessions:
     async def wait_active(self) -> None:
         """Wait until it is."""
         while not self.active:
+            await self._changed.wait()
+
+    async def wait_left(self) -> None:
+        """Wait until others lead what this broker led, where there are others, once it has said that it
+        leaves."""
+        while True:
+            record = self._controller.state.brokers.get(self._controller.broker)
+            if record is None or record.state is not BrokerState.ACTIVE:
+                return
             await self._changed.wait()
 
     def leave(self) -> None:

@@ -15,6 +15,7 @@ import trio
 from liftbridge.broker.app import Addresses, Server, ServerStartError, run_until_signal
 from liftbridge.broker.config import Config, ConfigError
 from liftbridge.broker.controller import ControllerStartError
+from liftbridge.broker.founding import FoundingError
 from liftbridge.broker.identity import DataDirectoryError
 from liftbridge.broker.internal_streams import InternalStreamError
 from liftbridge.nats.embedded import EmbeddedNatsError
@@ -29,6 +30,7 @@ START_ERRORS = (
     ServerStartError,
     DataDirectoryError,
     ControllerStartError,
+    FoundingError,
     EmbeddedNatsError,
     InternalStreamError,
 )

@@ -98,11 +98,7 @@ class Peers:
         self._tls = ssl_context
         if ssl_context is not None:
             self.use_tls(ssl_context)
-        elif not secret:
-            logger.warning(
-                "servers of this cluster do not prove to each other who they are: set clustering.secret, or "
-                "use TLS with client certificates, unless nobody else can reach their ports"
-            )
+        self._to_be_warned_of = ssl_context is None and not secret
 
     @property
     def service(self) -> RawService:
@@ -384,6 +380,12 @@ class Peers:
         self._links.add(link, answered=answered)
         kind = "control" if isinstance(link, ControlLink) else "data"
         logger.info("%s link with server %s", kind, link.other.server_id)
+        if self._to_be_warned_of:
+            self._to_be_warned_of = False
+            logger.warning(
+                "servers of this cluster do not prove to each other who they are: set clustering.secret, or "
+                "use TLS with client certificates, unless nobody else can reach their ports"
+            )
         try:
             await link.run(work)
         finally:
