@@ -53,6 +53,7 @@ _AWAY = 1 / 2  # without a look: this controller was itself away
 _AGAIN = 1.0  # until something whose outcome is not known is proposed again
 _PAUSE = 1 / 8  # until something that was refused is
 _SETTLED = 4.0  # how long a broker has to be there before leaderships move back to it
+_FRESH = 1 / 2  # and how recently it has to be heard of
 _MOVES_EVERY = 1.0  # between two lots of those
 _UNCLEAN = (
     1.0  # how long others may come back before an unclean election, and how long answers are waited for
@@ -167,6 +168,7 @@ class Control:
         self._leaderless: dict[Where, tuple[Stream, Partition]] = {}
         self._leaderless_since: dict[Where, float] = {}
         self._moved = now
+        self._look_at_brokers(now)
 
     # -- what is heard
 
@@ -296,7 +298,7 @@ class Control:
                 # It cannot be taken back.
                 return self._fence(record, now)
             del self._about_brokers[record.id]
-        if session is None or record.state is BrokerState.REMOVED:
+        if session is None or session.epoch != record.epoch or record.state is BrokerState.REMOVED:
             return None
         if not record.alive:
             heard = session.heard + self._session > now and session.leaving is None
@@ -371,7 +373,6 @@ class Control:
     def _session_of(self, record: Broker, now: float) -> _Session:
         session = self._sessions.get(record.id)
         if session is None or session.epoch != record.epoch:
-            # Those that took part when this controller began have been there as far as it knows.
             session = self._sessions[record.id] = _Session(record.epoch, now)
         return session
 
@@ -500,6 +501,7 @@ class Control:
                 session is not None
                 and session.active is not None
                 and now >= session.active + _SETTLED * self._session
+                and now < session.heard + _FRESH * self._session
                 and self._stays(change.leader, now)
                 and (change.stream_id, change.partition) not in self._about_leaders
             ):
