@@ -279,7 +279,6 @@ class Server:
                 await server.shutdown(GRACE_SECONDS)
                 cleaner.stop()
                 await streams.stop()
-                await cluster.go()
                 with trio.move_on_after(LAST_ACKS_SECONDS):
                     await acks.drain()
         logger.info("stopped")

@@ -34,8 +34,7 @@ from liftbridge.broker.membership import Membership
 from liftbridge.broker.peers import Own, Peers
 from liftbridge.broker.registration import Registration
 from liftbridge.broker.sessions import HEARTBEAT, LEASE_SECONDS, Positions, Sessions
-from liftbridge.metadata.broker_operations import Ended, FenceBroker, RegisterBroker
-from liftbridge.metadata.errors import MetadataError
+from liftbridge.metadata.broker_operations import Ended, RegisterBroker
 from liftbridge.metadata.model import Guarantees, Stream, StreamSettings
 from liftbridge.nats.connection import NatsConnection
 from liftbridge.raft import Message, NodeId
@@ -46,10 +45,8 @@ Answer = Callable[[bytes], Awaitable[bytes]]
 
 # How long a server that has come waits for its vote before it serves clients without one.
 VOTE_SECONDS = 5.0
-# When a server stops: how long others may take to lead what it leads, and how long it tries to tell them that
-# it has gone.
+# When a server stops: how long others may take to lead what it leads.
 HAND_OVER_SECONDS = 5.0
-GO_SECONDS = 1.0
 
 logger = logging.getLogger("liftbridge.cluster")
 
@@ -221,21 +218,6 @@ class Cluster:
                         nursery.start_soon(settled, stream, ids)
         nodes = [broker.node_id for broker in controller.state.brokers.values() if broker.alive]
         await controller.consensus.hand_over(nodes)
-
-    async def go(self) -> None:
-        """Tell the others not to count on this server any more: its logs are closed."""
-        controller = self._controller
-        assert controller is not None, "the cluster is not open"
-        record = controller.state.brokers.get(controller.broker)
-        if record is None or not record.alive or not self._others:
-            return
-        with trio.move_on_after(GO_SECONDS):
-            try:
-                await controller.propose(FenceBroker(record.id, record.epoch))
-            except MetadataError as error:
-                logger.info(
-                    "the others will find out by themselves that this server has gone: %s", error.text
-                )
 
     @property
     def _others(self) -> bool:

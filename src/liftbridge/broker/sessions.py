@@ -9,7 +9,8 @@ What the machine wants to know of replicas, to choose among those that may have 
 heartbeats: it is asked for in an answer, and told with the next one, at once.
 
 Invariants:
-- A confirmation counts for the time at which its question was sent.
+- A confirmation counts for the time at which its question was sent, and only where all is applied that was
+  when it was given: else a broker that was fenced meanwhile might not know it.
 - A leader that has just begun gives everybody a whole session; nobody is fenced for the silence before.
 - Only a leader proposes what the machine has decided, and what it decides anew follows from the state then.
 """
@@ -17,7 +18,6 @@ Invariants:
 from __future__ import annotations
 
 import logging
-import math
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -29,9 +29,8 @@ from liftbridge.broker.controller import Controller
 from liftbridge.broker.forwarding import Links, LostError, UnreachableError
 from liftbridge.broker.registration import Registration
 from liftbridge.metadata.broker_operations import RegisterBroker
-from liftbridge.metadata.brokers import BrokerState
-from liftbridge.metadata.control import Control, Position
-from liftbridge.metadata.errors import MetadataError
+from liftbridge.metadata.control import Control, Heard, Position
+from liftbridge.metadata.errors import MetadataCode, MetadataError
 from liftbridge.metadata.operations import Operation
 from liftbridge.metadata.state import Outcome
 from liftbridge.metadata.stored import OperationError, decode_stream_id
@@ -46,8 +45,6 @@ LEASE_SECONDS = 2.0
 SESSION_SECONDS = 3.0
 # Who waits longer for an answer asks whoever leads then.
 ANSWER_SECONDS = 1.0
-# After a proposal that failed: the cause is elsewhere, and the state may be another one by then.
-AGAIN_SECONDS = 0.2
 
 Replica = tuple[uuid.UUID, int]
 Positions = Callable[[Collection[Replica]], Mapping[Replica, Position]]
@@ -99,12 +96,9 @@ class Sessions:
             await self._changed.wait()
 
     async def wait_left(self) -> None:
-        """Wait until others lead what this broker led, where there are others, once it has said that it
-        leaves."""
-        while True:
-            record = self._controller.state.brokers.get(self._controller.broker)
-            if record is None or record.state is not BrokerState.ACTIVE:
-                return
+        """Wait until others lead what this broker led, where there are others, and count on it no more; it
+        has said that it leaves."""
+        while self._controller.state.registry.alive(self._controller.broker):
             await self._changed.wait()
 
     def leave(self) -> None:
@@ -143,7 +137,7 @@ class Sessions:
         answer = await self._ask(question)
         if answer is None or answer.not_deciding:
             return
-        if answer.confirmed:
+        if answer.confirmed and self._controller.state.applied_index >= answer.applied:
             self._lease.confirmed(epoch, sent)
         if answer.reason != self._refusal:
             self._refusal = answer.reason
@@ -196,8 +190,9 @@ class Sessions:
         self._wake()
         wanted = control.wanted().get(broker, ())
         return internal_pb2.HeartbeatAnswer(
-            confirmed=heard.confirmed,
-            reason=heard.reason,
+            confirmed=heard is Heard.CONFIRMED,
+            reason="" if heard is Heard.CONFIRMED else heard.value,
+            applied=self._controller.state.applied_index,
             wanted=[
                 internal_pb2.ReplicaId(stream_id=stream_id.bytes, partition=partition)
                 for stream_id, partition in wanted
@@ -228,23 +223,24 @@ class Sessions:
                 if operations:
                     await self._propose(control, operations)
                     continue
-                due = control.next_due()
-                with trio.move_on_at(math.inf if due is None else due), trio.move_on_after(SESSION_SECONDS):
+                with trio.move_on_at(control.next_due()):
                     await self._news.wait()
         finally:
             self._control = None
 
     async def _propose(self, control: Control, operations: Iterable[Operation]) -> None:
         for operation in operations:
-            await self._propose_one(operation)
-            control.resolved(operation)
+            if await self._propose_one(operation):
+                control.resolved(operation, trio.current_time())
 
-    async def _propose_one(self, operation: Operation) -> None:
+    async def _propose_one(self, operation: Operation) -> bool:
+        """Propose an operation; returns whether it is known what came of it."""
         try:
             await self._controller.propose(operation)
         except MetadataError as error:
             logger.warning("%s was not carried out: %s", type(operation).__name__, error.text)
-            await trio.sleep(AGAIN_SECONDS)
+            return error.code is not MetadataCode.INTERNAL
+        return True
 
     def _on_operation(self, index: int, operation: Operation, outcome: Outcome) -> None:
         if isinstance(operation, RegisterBroker):

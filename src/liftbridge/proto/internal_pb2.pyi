@@ -727,16 +727,18 @@ class ReplicaPosition(_message.Message):
     def __init__(self, replica: _Optional[_Union[ReplicaId, _Mapping]] = ..., last_epoch: _Optional[int] = ..., next_offset: _Optional[int] = ..., synced_offset: _Optional[int] = ..., lost: bool = ...) -> None: ...
 
 class HeartbeatAnswer(_message.Message):
-    __slots__ = ("not_deciding", "confirmed", "reason", "wanted")
+    __slots__ = ("not_deciding", "confirmed", "reason", "wanted", "applied")
     NOT_DECIDING_FIELD_NUMBER: _ClassVar[int]
     CONFIRMED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     WANTED_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
     not_deciding: bool
     confirmed: bool
     reason: str
     wanted: _containers.RepeatedCompositeFieldContainer[ReplicaId]
-    def __init__(self, not_deciding: bool = ..., confirmed: bool = ..., reason: _Optional[str] = ..., wanted: _Optional[_Iterable[_Union[ReplicaId, _Mapping]]] = ...) -> None: ...
+    applied: int
+    def __init__(self, not_deciding: bool = ..., confirmed: bool = ..., reason: _Optional[str] = ..., wanted: _Optional[_Iterable[_Union[ReplicaId, _Mapping]]] = ..., applied: _Optional[int] = ...) -> None: ...
 
 class CoordinatorReport(_message.Message):
     __slots__ = ("group_id", "consumer_id", "coordinator", "epoch")
