@@ -196,7 +196,10 @@ def test_a_nats_user_who_may_not_subscribe(make, tmp_path):
         server = make("all", {**on(nats), **login}, embedded=False)
         server.spawn()
         assert server.wait_end() == 1
-        assert "liftbridge: acks cannot reach this server: NATS refuses the subscription" in server.log
+        assert (
+            "liftbridge: this server cannot hear of others of its cluster: NATS refuses the subscription"
+            in server.log
+        )
     assert "s3cr3t" not in server.log
 
 

@@ -5,54 +5,26 @@ import uuid
 
 import pytest
 
-from liftbridge._wire import RouteTable
-from liftbridge.broker.autopause import AutoPause
-from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import load
-from liftbridge.broker.disk import DiskSpace
-from liftbridge.broker.ingest import Ingest
-from liftbridge.broker.publisher import at_once
-from liftbridge.broker.streams import Streams
-from liftbridge.log import Flusher, Throttle
+from liftbridge.broker.partition_settings import partition_settings
 from liftbridge.metadata.model import StreamSettings
 from liftbridge.metadata.operations import CreateStream
 from liftbridge.metadata.placement import Placement
 from liftbridge.metadata.state import ClusterState
-from liftbridge.nats.connection import NatsConnection
-from liftbridge.nats.transport import NatsCredentials
 
 KEY = {"LIFTBRIDGE_ENCRYPTION_KEY": "sixteen bytes ok"}
-SERVERS = ("nats://127.0.0.1:1",)
 
 
-def settings_of_a_partition(tmp_path, config, own):
-    """Of a stream with these settings of its own, on a server that is configured so; nothing is started."""
-    state = ClusterState()
+def settings_of_a_partition(config, own):
+    """Of a stream with these settings of its own, on a server that is configured so."""
     placed = (Placement(("a",), "a"),)
-    stream = state.apply(1, CreateStream("orders", "orders", "", uuid.UUID(int=1), 1, own, placed))
-    credentials = NatsCredentials()
-    acks = NatsConnection(SERVERS, name="test", purpose="acks", credentials=credentials)
-    streams = Streams(
-        load(None, config, KEY),
-        tmp_path,
-        state,
-        ingest=Ingest(SERVERS, name="test", credentials=credentials, acks=acks),
-        acks=acks,
-        flusher=Flusher(),
-        cleaner=Cleaner(workers=1, compactions=1, throttle=Throttle(0)),
-        space=DiskSpace(tmp_path, 0),
-        routes=RouteTable(),
-        power_lost=False,
-        autopause=AutoPause(),
-        published=at_once,
-    )
-    streams.created(stream)
-    return streams.partition("orders", 0).settings
+    creation = CreateStream("orders", "orders", "", uuid.UUID(int=1), 1, own, placed)
+    return partition_settings(load(None, config, KEY), ClusterState().apply(1, creation))
 
 
 @pytest.fixture
-def resolve(tmp_path):
-    return lambda config, **own: settings_of_a_partition(tmp_path, config, StreamSettings(**own))
+def resolve():
+    return lambda config, **own: settings_of_a_partition(config, StreamSettings(**own))
 
 
 @pytest.mark.parametrize("own, expected", [(None, 60_000_000_000), (0, 0), (7, 7_000_000)])

@@ -27,7 +27,13 @@ from liftbridge.broker.config import Config
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.discovery import Announcement, Discovery
 from liftbridge.broker.forwarding import PROPOSE, READ, REGISTER, UnreachableError
-from liftbridge.broker.founding import METADATA_DIRECTORY, REMIND_SECONDS, find_cluster, found
+from liftbridge.broker.founding import (
+    METADATA_DIRECTORY,
+    REMIND_SECONDS,
+    FoundingError,
+    find_cluster,
+    found,
+)
 from liftbridge.broker.identity import DataDirectory
 from liftbridge.broker.journal import Journal
 from liftbridge.broker.membership import Membership
@@ -36,7 +42,7 @@ from liftbridge.broker.registration import Registration
 from liftbridge.broker.sessions import HEARTBEAT, LEASE_SECONDS, Positions, Sessions
 from liftbridge.metadata.broker_operations import Ended, RegisterBroker
 from liftbridge.metadata.model import Guarantees, Stream, StreamSettings
-from liftbridge.nats.connection import NatsConnection
+from liftbridge.nats.connection import NatsConnection, NatsPermissionError
 from liftbridge.raft import Message, NodeId
 from liftbridge.replication.lease import Lease
 
@@ -110,10 +116,13 @@ class Cluster:
     async def open(self) -> Controller:
         """Begin or find a cluster, if this server has none yet, and take up its metadata.
 
-        Waits for as long as there is none. Raises FoundingError, ControllerStartError, NatsPermissionError.
+        Waits for as long as there is none. Raises FoundingError, ControllerStartError.
         """
         clustering = self._config.clustering
-        await self._discovery.start()
+        try:
+            await self._discovery.start()
+        except NatsPermissionError as error:
+            raise FoundingError(f"this server cannot hear of others of its cluster: {error}") from error
         if not Journal.exists(self._data.path / METADATA_DIRECTORY):
             decision = await find_cluster(
                 self._data,

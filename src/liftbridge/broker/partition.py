@@ -44,8 +44,9 @@ from liftbridge._log import BatchBuilder
 from liftbridge._wire import AckRouter, PartitionSink, message_prefix
 from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
+from liftbridge.broker.partition_settings import PartitionSettings
 from liftbridge.broker.replicator import Following, Leading, Replicator
-from liftbridge.log import Flusher, Keyring, Log, LogClosedError, LogError, LogOptions
+from liftbridge.log import Flusher, Keyring, Log, LogClosedError, LogError
 from liftbridge.metadata.control import Position
 from liftbridge.metadata.model import Partition as PartitionModel
 from liftbridge.metadata.model import Stream
@@ -68,29 +69,6 @@ class State(enum.Enum):
     DELETED = "deleted"
     MOVED = "moved"
     CLOSED = "closed"
-
-
-@dataclass(frozen=True)
-class PartitionSettings:
-    """What holds for a partition after the stream's overrides were laid over the server's settings.
-
-    Times are ns. `sync_policy` is always, interval or never. At most `compact_partitions` of the stream are
-    compacted at a time. With an `auto_pause_time` that is not 0 the partition is paused when no message came
-    for so long, and not while it has subscribers if that is disabled.
-    """
-
-    log: LogOptions
-    sync_policy: str
-    sync_interval: int
-    sync_bytes: int
-    batch_max_messages: int
-    batch_max_time: int
-    cleaner_interval: int
-    compact_partitions: int
-    max_message_bytes: int
-    check_offsets: bool
-    auto_pause_time: int
-    auto_pause_disable_if_subscribers: bool
 
 
 @dataclass
@@ -513,6 +491,12 @@ class Partition:
             self.settled = trio.Event()
             if self._opening is None:  # otherwise it finds out when it looks what is due
                 self._spawn(partial(self._begin, None))
+        elif self.state is State.OFFLINE and self._opening is None:
+            self._spawn(partial(self._begin, self._stays_offline))
+
+    async def _stays_offline(self) -> bool:
+        """It could not be opened before it was to lead; only its publishers have to be told."""
+        return False
 
     def _step_down(self) -> None:
         """Another broker leads, or nobody: nothing that comes after this is stored or acked here."""

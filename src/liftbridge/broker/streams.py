@@ -34,19 +34,19 @@ from liftbridge.broker.cleaner import Cleaner
 from liftbridge.broker.config import Config
 from liftbridge.broker.disk import DiskSpace
 from liftbridge.broker.ingest import Ingest
-from liftbridge.broker.partition import LOST, Partition, PartitionSettings, State
+from liftbridge.broker.partition import LOST, Partition, State
+from liftbridge.broker.partition_settings import PartitionSettings, partition_settings
 from liftbridge.broker.replicator import Replicator
-from liftbridge.log import Flusher, LogOptions, delete_log
+from liftbridge.log import Flusher, delete_log
 from liftbridge.log.awake import awake_logs
-from liftbridge.log.options import MAX_SEGMENT_BYTES
 from liftbridge.metadata.broker_operations import RegisterBroker
 from liftbridge.metadata.control import Position
 from liftbridge.metadata.model import Partition as PartitionModel
-from liftbridge.metadata.model import Stream, StreamSettings
+from liftbridge.metadata.model import Stream
 from liftbridge.metadata.operations import DeleteStream, Operation
 from liftbridge.metadata.replicas import Changed
 from liftbridge.metadata.state import ClusterState, Outcome
-from liftbridge.metadata.validation import CURSORS_STREAM, RESERVED_NAMES
+from liftbridge.metadata.validation import RESERVED_NAMES
 from liftbridge.nats.connection import NatsConnection, NatsUnavailableError
 
 MILLISECOND = 1_000_000
@@ -251,7 +251,7 @@ class Streams:
         background. Those that were resumed begin anew on their directories.
         """
         running = self._running.get(stream.stream_id)
-        settings = self._settings(stream)
+        settings = partition_settings(self._config, stream)
         if running is None:
             running = self._running[stream.stream_id] = _Running(stream.name.encode())
             self.routes.put(
@@ -428,63 +428,6 @@ class Streams:
             # Nothing depends on the files being gone; the next start tries again.
             self._logger.error("%s could not be removed: %s", directory, error)  # noqa: TRY400
 
-    # -- settings --------------------------------------------------------------------------------------
-
-    def _settings(self, stream: Stream) -> PartitionSettings:
-        """The server's settings with the stream's overrides on top."""
-        own, server = stream.settings, self._config.streams
-        reserved = stream.name in RESERVED_NAMES
-        check_offsets = own.optimistic_concurrency_control
-        if check_offsets is None:
-            check_offsets = server.concurrency_control and not reserved
-        return PartitionSettings(
-            log=self._log_options(own),
-            sync_policy=own.sync_policy or server.sync_policy,
-            sync_interval=server.sync_interval,
-            sync_bytes=server.sync_bytes,
-            batch_max_messages=self._config.batch.max_messages,
-            batch_max_time=self._config.batch.max_time,
-            cleaner_interval=_time(own.cleaner_interval_ms, server.cleaner_interval)
-            or 300 * 1000 * MILLISECOND,
-            max_message_bytes=self._config.clustering.replication_max_bytes,
-            check_offsets=check_offsets,
-            compact_partitions=own.compact_max_goroutines or server.compact_max_goroutines,
-            auto_pause_time=self._auto_pause_time(stream),
-            auto_pause_disable_if_subscribers=(
-                server.auto_pause_disable_if_subscribers
-                if own.auto_pause_disable_if_subscribers is None
-                else own.auto_pause_disable_if_subscribers
-            ),
-        )
-
-    def _auto_pause_time(self, stream: Stream) -> int:
-        if stream.name == CURSORS_STREAM:
-            return self._config.cursors.stream_auto_pause_time
-        # Of the server's own streams this one alone may be paused.
-        of_server = 0 if stream.name in RESERVED_NAMES else self._config.streams.auto_pause_time
-        return _time(stream.settings.auto_pause_time_ms, of_server)
-
-    def _log_options(self, own: StreamSettings) -> LogOptions:
-        server = self._config.streams
-        return LogOptions(
-            segment_max_bytes=min(
-                _size(own.segment_max_bytes, server.segment_max_bytes) or 1 << 30, MAX_SEGMENT_BYTES
-            ),
-            segment_max_age_ns=_time(own.segment_max_age_ms, server.segment_max_age),
-            retention_max_bytes=_size(own.retention_max_bytes, server.retention_max_bytes),
-            retention_max_messages=_size(own.retention_max_messages, server.retention_max_messages),
-            retention_max_age_ns=_time(own.retention_max_age_ms, server.retention_max_age),
-            preallocate_bytes=server.segment_preallocate_bytes,
-            compact=server.compact_enabled if own.compact_enabled is None else own.compact_enabled,
-            compact_min_dirty_ratio=server.compact_min_dirty_percent / 100,
-            compact_min_lag_ns=server.compact_min_lag,
-            compact_max_lag_ns=server.compact_max_lag,
-            tombstone_retention_ns=server.compact_tombstone_retention,
-            compact_memory_bytes=server.compact_memory_bytes,
-            compression=own.compression or server.compression,
-            encryption=server.encryption if own.encryption is None else own.encryption,
-        )
-
 
 def _most_awake_logs() -> int:
     """Raise the process's limit of open files as far as it may be, and return how many logs may have."""
@@ -494,11 +437,3 @@ def _most_awake_logs() -> int:
         soft = hard
     unlimited = soft == resource.RLIM_INFINITY
     return MOST_AWAKE_LOGS if unlimited else min(MOST_AWAKE_LOGS, int(soft * SHARE_OF_FILES))
-
-
-def _time(own_ms: int | None, server_ns: int) -> int:
-    return server_ns if own_ms is None else own_ms * MILLISECOND
-
-
-def _size(own: int | None, server: int) -> int:
-    return server if own is None else own
