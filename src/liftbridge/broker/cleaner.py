@@ -33,7 +33,8 @@ from typing import Protocol
 
 import trio
 
-from liftbridge.broker.partition import PartitionSettings, State
+from liftbridge.broker.partition import State
+from liftbridge.broker.partition_settings import PartitionSettings
 from liftbridge.log import CleaningStoppedError, Log, LogClosedError, LogError, Throttle
 from liftbridge.metadata.model import Stream
 
