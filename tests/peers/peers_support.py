@@ -31,7 +31,7 @@ HOST = "127.0.0.1"
 class Api(api_grpc.APIServicer):
     """The API beside the links."""
 
-    async def FetchMetadata(self, input_message: Any) -> Any:  # noqa: N802  # purerpc's name
+    async def FetchMetadata(self, input_message: Any) -> Any:  # purerpc's name
         return api_pb2.FetchMetadataResponse()
 
 
@@ -276,9 +276,23 @@ async def stranger(
         nursery.cancel_scope.cancel()
 
 
-async def greet(messages: One, purpose: Purpose, as_who: Own | None, wanted: Node, secret: bytes = SECRET) -> Any:
-    """Greet a server as a server would."""
-    return await greetings.Greeting(messages, purpose, as_who, secret).connect(wanted.id, 1 << 20)
+class Bold(greetings.Greeting):
+    """Of one that greets whoever is there."""
+
+    def _look_at(self, other: Own | None, wanted: str) -> None:
+        pass
+
+
+async def greet(
+    messages: Any,
+    purpose: Purpose,
+    as_who: Own | None,
+    wanted: Node,
+    secret: bytes = SECRET,
+    window: int = 1 << 20,
+) -> Any:
+    """Greet a server as another would, but for looking at who it is."""
+    return await Bold(messages, purpose, as_who, secret).connect(wanted.id, window)
 
 
 async def settled() -> None:

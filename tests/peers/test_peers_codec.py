@@ -1,4 +1,4 @@
-"""The bytes of replication on a link: what one codec writes the other one reads, and nothing else is taken."""
+"""The bytes of replication on a link: what one codec writes the other reads, and nothing else is taken."""
 
 from __future__ import annotations
 
