@@ -24,8 +24,7 @@ async def test_messages_go_both_ways_over_a_link_that_one_side_has_opened():
     async with net() as made:
         one = await made.add(Node(own(1)), dials=True)
         other = await made.add(Node(own(2)), dials=False)
-        await linked(one)
-        await linked(other)
+        await linked(one, other)
         one.peers.send(timeout_now(one, other))
         other.peers.send(append(other, one, 3, 100))
         await other.until(lambda: bool(other.delivered))
@@ -54,7 +53,7 @@ async def test_a_message_without_a_link_is_dropped_counted_and_has_one_opened():
         one.peers.send(timeout_now(one, Node(own(9))))
         assert one.peers.dropped == 1
         other = await made.add(Node(own(2)), dials=False)
-        one.map.anybody = lambda: []
+        one.map.anybody = list
         one.peers.send(timeout_now(one, other))
         while not one.peers.linked:
             await trio.sleep(0.01)
@@ -260,7 +259,7 @@ async def test_what_a_server_does_not_send_ends_the_link_and_nothing_else(piece,
                 while True:
                     await messages.receive_one()
         other = await made.add(Node(own(1)))
-        await linked(other)
+        await linked(node, other)
         assert node.delivered == []
 
 
@@ -331,16 +330,15 @@ async def test_a_lost_link_is_opened_again_and_at_once_at_a_new_address():
     async with net() as made:
         one = await made.add(Node(own(1)))
         other = await made.add(Node(own(2)), dials=False)
-        await linked(one)
+        await linked(one, other)
         one.peers._links.control(2).lose("the test")
         await settled()
-        await linked(one)
+        await linked(one, other)
         made.stop(other)
         while one.peers.linked:
             await trio.sleep(0.01)
         again = await made.add(Node(own(2)), dials=False)
-        await linked(one)
-        assert again.asked
+        await linked(one, again)
 
 
 async def test_one_server_has_a_bounded_number_of_links():

@@ -182,7 +182,7 @@ async def test_the_twin_of_a_linked_server_is_refused_until_that_is_gone(twin):
     async with net() as made:
         node = await made.add(Node(own(2)), dials=False)
         first = await made.add(Node(own(1)), dials=True)
-        await linked(first)
+        await linked(first, node)
         async with stranger(node, Purpose.CONTROL) as (messages, _):
             assert await first.peers.ask(2, "ping", b"") == b""
             with pytest.raises(LinkError, match="two running processes"):
@@ -265,7 +265,7 @@ async def test_what_is_no_greeting_is_refused(changes, reason):
                 await messages.receive_one()
         assert node.peers.refusals[reason] == 1
         await made.add(Node(own(1)))
-        await linked(made.nodes[1])
+        await linked(*made.nodes)
 
 
 async def test_garbage_costs_the_call_and_nothing_else():
@@ -277,7 +277,7 @@ async def test_garbage_costs_the_call_and_nothing_else():
                 with pytest.raises(LinkError):
                     await pipe.receive()
         other = await made.add(Node(own(1)))
-        await linked(other)
+        await linked(node, other)
 
 
 async def test_who_says_nothing_is_not_waited_for(monkeypatch):
