@@ -12,6 +12,8 @@ MAX_LINKS = 1024
 """Links that other brokers have opened, at a time."""
 MAX_GREETINGS = 64
 """Of those who have not proved yet who they are."""
+MAX_TOLD = 256
+"""Greetings that have failed and are told the log, in half a minute."""
 MAX_CONTROL_LINKS = 4
 """That one broker has opened; one more ends the oldest."""
 MAX_DIALED = 256

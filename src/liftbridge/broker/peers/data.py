@@ -87,14 +87,18 @@ class FollowLink(Link):
         self._due.set()
 
     async def receive(self) -> list[tuple[Key, ToFollower, bytes]]:
-        """All that has come, at least one, in order: the batches of a Data, else no bytes. Is cancelled when
-        the link is lost."""
+        """All that has come, at least one, in order: the batches of a Data, else no bytes. Raises LinkError
+        when the link is lost."""
         while not self._come:
+            self._check_open()
             self._arrived = trio.Event()
             await self._arrived.wait()
         come, self._come = self._come, []
         self._newest.clear()
         return come
+
+    def _ended(self) -> None:
+        self._arrived.set()
 
     async def _write(self) -> None:
         while True:
@@ -200,8 +204,9 @@ class LeadLink(Link):
 
     async def receive(self) -> list[tuple[Key, Statement]]:
         """The newest statement of each partition that has stated something. None of them if there is credit
-        again, or if partitions were forgotten. Is cancelled when the link is lost."""
+        again, or if partitions were forgotten. Raises LinkError when the link is lost."""
         while not self._news:
+            self._check_open()
             self._arrived = trio.Event()
             await self._arrived.wait()
         self._news = False
@@ -232,6 +237,7 @@ class LeadLink(Link):
         assert size == sum(batch.size for batch in data.batches), "the batches are not what is described"
         assert size <= bounds.MAX_PAYLOAD_BYTES, size
         async with self._sending:
+            self._check_open()
             records = self._encoded_answers()
             described = self._codec.data(key, data)
             if not described:
@@ -267,6 +273,9 @@ class LeadLink(Link):
         """This broker has nothing to do with the partition any more; its turn and its answer are dropped."""
         self.turns.withdraw(key)
         self._answers.pop(key, None)
+
+    def _ended(self) -> None:
+        self._arrived.set()
 
     def _encoded_answers(self) -> list[bytes]:
         answers, self._answers = self._answers, {}

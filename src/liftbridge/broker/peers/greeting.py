@@ -85,16 +85,24 @@ class Greeting:
         _read(challenge, received)
         _check_form(challenge.version, challenge.nonce)
         other = _identity(challenge.own) if challenge.HasField("own") else None
-        if other is None and self._purpose is not Purpose.CLUSTER:
-            raise GreetingError(Reason.NO_CLUSTER, f"server {wanted} belongs to no cluster yet")
-        if other is not None and wanted and other.server_id != wanted:
-            raise GreetingError(
-                Reason.SERVER, f"server {other.server_id} answers where {wanted} is thought to be"
-            )
+        self._look_at(other, wanted)
         self._bind(sent, received)
         await self._prove(_CONNECTS)
         await self._check(_ANSWERS, wanted)
         return other
+
+    def _look_at(self, other: Own | None, wanted: str) -> None:
+        """Whether it is of use to go on, with one that has proved nothing yet. Raises GreetingError."""
+        if other is None:
+            if self._purpose is not Purpose.CLUSTER:
+                raise GreetingError(Reason.NO_CLUSTER, f"server {wanted} belongs to no cluster yet")
+            return
+        if self._own is not None and self._purpose is not Purpose.CLUSTER:
+            check_identity(self._own, other)
+        if other.server_id != wanted:
+            raise GreetingError(
+                Reason.SERVER, f"server {other.server_id} answers where {wanted} is thought to be"
+            )
 
     async def answer(self) -> Own | None:
         """Be greeted by whoever has connected; returns who it is, None if it did not say; `welcome` is due.

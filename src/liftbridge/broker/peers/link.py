@@ -92,5 +92,9 @@ class Link:
         """Send what waits, and heartbeats. Raises LinkError."""
         raise NotImplementedError
 
+    def _check_open(self) -> None:
+        if self.lost is not None:
+            raise LinkError(f"the link with server {self.other.server_id} is over: {self.lost}")
+
     def _ended(self) -> None:
         """Tell those who wait for something of the link."""

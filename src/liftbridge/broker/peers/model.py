@@ -64,6 +64,7 @@ class Reason(Enum):
     ITSELF = "it is this server itself"
     TWIN = "another process with that identity is linked"
     TOO_MANY = "too many are linked"
+    REFUSED = "it refuses this server"
 
 
 class GreetingError(Exception):
@@ -75,4 +76,12 @@ class GreetingError(Exception):
 
 
 class LinkError(Exception):
-    """A link cannot go on; the text says why."""
+    """A link cannot go on; the text says why.
+
+    Attributes:
+        refused: the other server has ended it, and says why.
+    """
+
+    def __init__(self, text: str, *, refused: bool = False) -> None:
+        super().__init__(text)
+        self.refused = refused

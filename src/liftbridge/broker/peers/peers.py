@@ -304,7 +304,12 @@ class Peers:
     ) -> tuple[One, Own | None]:
         messages = One(pipe)
         with trio.move_on_after(bounds.GREETING_SECONDS):
-            other = await Greeting(messages, purpose, own, self._secret).connect(server_id, self._window)
+            try:
+                other = await Greeting(messages, purpose, own, self._secret).connect(server_id, self._window)
+            except LinkError as error:
+                if error.refused:
+                    raise GreetingError(Reason.REFUSED, str(error)) from error
+                raise
             return messages, other
         raise LinkError(f"server {server_id} does not greet")
 
@@ -319,7 +324,7 @@ class Peers:
                 return
             self._links.make_room(link)  # others may have been let in since it was looked at
         except GreetingError as error:
-            self._note(call.context.peer, error)
+            self._note(call.context.peer.rpartition(":")[0], error)  # each attempt has another port
             raise rpc_error(_STATUS.get(error.reason, StatusCode.FAILED_PRECONDITION), str(error)) from error
         except LinkError as error:
             raise rpc_error(StatusCode.CANCELLED, str(error)) from error
@@ -398,6 +403,8 @@ class Peers:
         now = trio.current_time()
         if self._told.get((who, error.reason), -_TELL_AGAIN_SECONDS) + _TELL_AGAIN_SECONDS <= now:
             self._told = {key: at for key, at in self._told.items() if at + _TELL_AGAIN_SECONDS > now}
+            if len(self._told) >= bounds.MAX_TOLD:
+                return
             self._told[who, error.reason] = now
             quiet = error.reason is Reason.NO_CLUSTER
             logger.log(logging.INFO if quiet else logging.WARNING, "no link with %s: %s", who, error)

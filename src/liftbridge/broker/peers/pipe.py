@@ -14,7 +14,7 @@ from typing import Protocol
 import trio
 
 from liftbridge.client.connection import Call, Connection, open_connection
-from liftbridge.client.errors import RpcError
+from liftbridge.client.errors import RpcError, StatusCode
 from liftbridge.client.options import Options
 from liftbridge.rpc import RawCall, RpcFailedError
 
@@ -33,6 +33,16 @@ def framed(message: bytes) -> bytes:
 def prefix(size: int) -> bytes:
     """The length prefix of a message that is sent behind it."""
     return _PREFIX.pack(0, size)
+
+
+_REFUSALS = (
+    StatusCode.UNAUTHENTICATED,
+    StatusCode.FAILED_PRECONDITION,
+    StatusCode.ALREADY_EXISTS,
+    StatusCode.INVALID_ARGUMENT,
+    StatusCode.RESOURCE_EXHAUSTED,
+    StatusCode.UNIMPLEMENTED,
+)
 
 
 class Pipe(Protocol):
@@ -119,7 +129,7 @@ class Dialed:
         try:
             messages = await self._call.receive()
         except RpcError as error:
-            raise LinkError(str(error)) from error
+            raise LinkError(error.message, refused=error.code in _REFUSALS) from error
         if not messages:
             raise LinkError("the other server has ended it")
         return messages

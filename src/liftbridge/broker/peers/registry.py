@@ -26,7 +26,7 @@ _Link = TypeVar("_Link", bound=Link)
 
 
 class Registry:
-    """The open links."""
+    """The open links. One that is lost counts as none, though its tasks have still to end."""
 
     def __init__(self) -> None:
         self._links: dict[str, list[Link]] = {}
@@ -47,13 +47,15 @@ class Registry:
 
     def control(self, node: int) -> ControlLink | None:
         """The control link to a node that has been open longest."""
-        links = self._controls.get(node)
-        return links[0] if links else None
+        for link in self._controls.get(node, ()):
+            if link.lost is None:
+                return link
+        return None
 
     def control_of(self, server_id: str) -> ControlLink | None:
         """The same, to a server."""
         for link in self._links.get(server_id, ()):
-            if isinstance(link, ControlLink):
+            if isinstance(link, ControlLink) and link.lost is None:
                 return link
         return None
 
@@ -64,12 +66,12 @@ class Registry:
     def check(self, other: Own) -> None:
         """Whether a server that has proved who it is may be linked. Raises GreetingError."""
         for link in self._links.get(other.server_id, ()):
-            if link.other.incarnation != other.incarnation:
+            if link.lost is None and link.other.incarnation != other.incarnation:
                 raise GreetingError(
                     Reason.TWIN, _twins(other, f"the id {other.server_id}", link.other.incarnation)
                 )
         for control in self._controls.get(other.node_id, ()):
-            if control.other.server_id != other.server_id:
+            if control.lost is None and control.other.server_id != other.server_id:
                 raise GreetingError(
                     Reason.TWIN, _twins(other, f"node {other.node_id:#x}", control.other.incarnation)
                 )
@@ -81,7 +83,8 @@ class Registry:
         Raises GreetingError.
         """
         self.check(link.other)
-        same = [each for each in self._answered.get(link.other.server_id, ()) if type(each) is type(link)]
+        opened = self._answered.get(link.other.server_id, ())
+        same = [each for each in opened if type(each) is type(link) and each.lost is None]
         most = 1 if isinstance(link, LeadLink) else bounds.MAX_CONTROL_LINKS
         if len(same) >= most:
             same[0].lose("the other server has opened another")
