@@ -67,6 +67,7 @@ torture: export LIFTBRIDGE_TORTURE_ROUNDS ?= 50
 torture: $(VENV)/.test
 	$(BIN)/python -m pytest -v -rP tests/log/test_log_disk.py tests/log/test_log_power_loss.py \
 	  tests/log/test_log_kill_everywhere.py tests/log/test_log_errors_everywhere.py tests/log/test_log_awake.py \
+	  tests/log/test_log_begin_disk.py \
 	  tests/log/test_log_kill9.py
 
 # Profiles take turns; FIRST is where to begin, as the same seeds do the same again.

@@ -12,6 +12,7 @@ found, a note that History knows.
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,9 +20,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from log_helpers import PREFIX, Record, batch, messages, open_log
+from log_helpers import MEMORY, PREFIX, Record, batch, messages, open_log
 
-from liftbridge.log import CorruptBatchError, Log, LogClosedError, LogFailedError
+from liftbridge.log import CorruptBatchError, Log, LogClosedError, LogFailedError, ReceivedBatches
 
 Note = Callable[..., None]
 Step = tuple[str, int]
@@ -107,6 +108,33 @@ def append(work: Workload, count: int) -> None:
     assert log.next_offset in (base, base + count), "a batch is appended as a whole or not at all"
 
 
+def receive(work: Workload, count: int) -> None:
+    """Append a batch of `count` records that has come from another log, which is on another disk."""
+    log = work.log
+    if log is None:
+        return
+    base = log.next_offset
+    work.attempt += 1
+    received = _sent(base, count, work.attempt, log.last_epoch)
+    work.note("append", base=base, count=count, attempt=work.attempt)
+    with work.may_fail("append", log):
+        log.append_batches(received, 1)
+        work.note("appended", end=log.next_offset)
+        assert log.next_offset == base + count
+    assert log.next_offset in (base, base + count), "a batch is appended as a whole or not at all"
+
+
+def _sent(base: int, count: int, attempt: int, epoch: int) -> ReceivedBatches:
+    """What a leader would send that has these records."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as directory:
+        leader = open_log(Path(directory) / "leader")
+        leader.begin_at(base)
+        leader.append(batch(record(base + n, attempt) for n in range(count)), epoch=epoch)
+        payload, _ = leader.read_batches(base, epoch)
+        leader.close()
+    return ReceivedBatches(payload, base)
+
+
 def sync(work: Workload, _: int) -> None:
     """Sync; a sync that has failed must fail for good."""
     log = work.log
@@ -187,6 +215,7 @@ def search(work: Workload, part: int) -> None:
 OPERATIONS: dict[str, Callable[[Workload, int], None]] = {
     "open": open_it,
     "append": append,
+    "receive": receive,
     "sync": sync,
     "retain": retain,
     "truncate": truncate,
@@ -227,7 +256,10 @@ EVERYTHING: list[Step] = [
     ("truncate", 1),
     ("append", 1),
     ("open", 0),
-    ("append", 2),
+    ("receive", 2),
+    ("sync", 0),
+    ("receive", 12),
+    ("receive", 12),
     ("sync", 0),
 ]
 
@@ -236,7 +268,8 @@ def random_script(seed: int | str, length: int, without: tuple[str, ...] = ()) -
     """A script of `length` operations after the first opening."""
     chance = random.Random(seed)
     choices: list[tuple[str, int, int]] = [  # operation, weight, largest argument
-        ("append", 50, 14),
+        ("append", 35, 14),
+        ("receive", 15, 14),
         ("sync", 20, 1),
         ("retain", 6, 1),
         ("open", 5, 1),
