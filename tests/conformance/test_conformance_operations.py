@@ -168,7 +168,6 @@ def _flags_that_cannot_be(command_line):
         (["--no-such-flag"], "--no-such-flag"),
         (["-l", "loud"], "loud"),
         (["-p", "x"], "x"),
-        (["--raft-bootstrap-peers", "a,b"], "bootstrap"),
     ):
         ends(command_line(*wrong), named)
     for ask, said in ((["--help"], "usage"), (["-h"], "usage"), (["--version"], "."), (["-v"], ".")):

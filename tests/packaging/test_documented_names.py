@@ -93,5 +93,5 @@ def test_the_printed_commands_are_those_of_the_readme(monkeypatch):
     monkeypatch.setattr("sys.argv", [".venv/bin/liftbridge", "dev"])
     monkeypatch.setenv("PATH", "")
     addresses = Addresses("one", "127.0.0.1", 9292, ("nats://127.0.0.1:4222",))
-    printed = dev.welcome(addresses, Namespace(data_dir="./data"))
+    printed = dev.welcome(addresses, Namespace(data_dir="./data", nodes=1))
     assert printed.strip() in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,7 +7,6 @@ import uuid
 from dataclasses import dataclass
 
 import pytest
-import trio
 import trustme
 from peers_support import HOST, SECRET, Ends, Node, data, declare, greet, linked, net, own, refused, stranger
 
@@ -154,9 +153,11 @@ async def test_certificates_are_renewed_while_links_stay(authority):
 
 
 async def test_neither_tls_nor_secret_is_warned_about(caplog):
-    Node(own(1), secret=b"")
-    assert "set clustering.secret" in caplog.text
-    caplog.clear()
-    Node(own(1), secret=SECRET)
-    assert not caplog.records
-    await trio.lowlevel.checkpoint()
+    """Once there is somebody to whom it matters."""
+    for secret, warned in (b"", True), (SECRET, False):
+        async with net() as made:
+            one = await made.add(Node(own(1), secret=secret))
+            assert "set clustering.secret" not in caplog.text
+            await linked(one, await made.add(Node(own(2), secret=secret)))
+            assert ("set clustering.secret" in caplog.text) is warned
+        caplog.clear()

@@ -22,6 +22,8 @@ from liftbridge.metadata.stored import OperationError, decode_stream_id
 from liftbridge.proto import internal_pb2
 
 SETTLED = "partitions.settled"
+# How long others may take to hear of a stream before they are not waited for.
+KNOWN_SECONDS = 1.0
 
 # Asks a broker. Raises UnreachableError, LostError.
 AskBroker = Callable[[str, str, bytes], Awaitable[bytes]]
@@ -38,10 +40,16 @@ class Settling:
         self._ask = ask
 
     async def wait(self, stream: Stream, partition_ids: Iterable[int] | None = None) -> None:
-        """Wait until partitions of a stream, all of them for None, take messages or do not for a reason."""
+        """Wait until partitions of a stream, all of them for None, take messages or do not for a reason.
+
+        And until the other servers know of the stream as it is here, which is a matter of milliseconds, so
+        that whoever is told that there is a stream can ask any of them for it; they are not waited for longer
+        than a moment.
+        """
         ids = range(len(stream.partitions)) if partition_ids is None else partition_ids
         elsewhere: dict[str, list[int]] = {}
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._wait_known, stream)
             for partition_id in ids:
                 leader = stream.partitions[partition_id].leader
                 if leader not in ("", self._controller.broker):
@@ -50,6 +58,13 @@ class Settling:
                 nursery.start_soon(self._wait_elsewhere, broker, stream, theirs)
             for partition_id in ids:
                 await self._streams.settled_replica(stream.stream_id, partition_id)
+
+    async def _wait_known(self, stream: Stream) -> None:
+        with trio.move_on_after(KNOWN_SECONDS):
+            async with trio.open_nursery() as nursery:
+                for broker in self._controller.state.brokers.values():
+                    if broker.alive and broker.id != self._controller.broker:
+                        nursery.start_soon(self._wait_elsewhere, broker.id, stream, [])
 
     async def _wait_elsewhere(self, broker: str, stream: Stream, partition_ids: list[int]) -> None:
         question = internal_pb2.AwaitPartitions(
@@ -61,7 +76,7 @@ class Settling:
             await self._ask(broker, SETTLED, question.SerializeToString())
         except (UnreachableError, LostError):
             # Whoever publishes with an ack finds out; there is nothing else to wait for.
-            logger.info("%s does not say whether it leads partitions of stream %s", broker, stream.name)
+            logger.info("%s does not say what it knows of stream %s", broker, stream.name)
 
     async def answer(self, payload: bytes) -> bytes:
         """Another broker waits for partitions that are led here. Returns the answer, which says no more.

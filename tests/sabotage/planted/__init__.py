@@ -22,6 +22,7 @@ from planted.cluster import DECIDING
 from planted.log import AWAKE, CHECKS, COMPACTING, READING, RECOVERY, REMOVING, SYNCING
 from planted.obs import OBSERVING
 from planted.raft import CONSENSUS
+from planted.replicas import REPLICAS
 from planted.replication import ELECTIONS, REPLICATION
 from planted.security import LIMITS, RELOADING, SECURITY
 from planted.speed import FLUSHING, FRAMES, UNARY
@@ -59,4 +60,5 @@ BUGS = (
     + ELECTIONS
     + OBSERVING
     + DECIDING
+    + REPLICAS
 )

@@ -161,8 +161,8 @@ PAUSING = (
         "readonly-forgotten",
         "a readonly partition takes messages from NATS when it was opened anew",
         "broker/partition.py",
-        "        self._sink.readonly = self.model.readonly\n",
-        "        self._sink.readonly = False\n",
+        "        sink.readonly = self.model.readonly\n        self._storing = True\n",
+        "        self._storing = True\n",
         server_tests("readonly.py::test_readonly_survives"),
     ),
     Bug(

@@ -98,8 +98,8 @@ SYNCING = (
         "ack-before-flush",
         "under `always`, messages are committed and acked before they are on disk",
         "broker/partition.py",
-        'if self.settings.sync_policy != "always":',
-        'if self.settings.sync_policy != "":',
+        'if self.settings.sync_policy != "always":\n            self._commit(log.next_offset)',
+        'if self.settings.sync_policy != "":\n            self._commit(log.next_offset)',
         log_tests("acks.py"),
     ),
     Bug(
@@ -302,8 +302,8 @@ READING = (
         "control-takes-offset",
         "the batch that begins an epoch takes an offset",
         "_batch.h",
-        "return info->attributes & BATCH_CONTROL ? info->base_offset : info->base_offset",
-        "return info->base_offset",
+        "info->last_delta + (info->attributes & BATCH_CONTROL ? 0 : 1);",
+        "info->last_delta + 1;",
         log_tests("epochs.py::test_epochs_take_no_offset_and_are_not_seen"),
     ),
 )

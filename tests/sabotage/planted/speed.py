@@ -169,8 +169,8 @@ UNARY = (
         "answer-beyond-the-window",
         "an answer without a task is sent whatever window the client has left",
         "rpc/stream.py",
-        "size > min(self.send_window, connection.send_room(), _CHUNK)",
-        "size > _CHUNK",
+        "self._responding or size > min(self.send_window, connection.send_room(), _CHUNK)",
+        "self._responding or size > _CHUNK",
         (f"{_IMMEDIATE}::test_an_answer_waits_for_the_clients_window",),
     ),
     Bug(
