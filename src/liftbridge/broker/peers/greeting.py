@@ -150,7 +150,10 @@ class Greeting:
         _read(message, await self._messages.receive_one())
         if not hmac.compare_digest(message.proof, self._proof(side)):
             if not self._secret:
-                text = f"{server_id} has a secret of the cluster and this server has none: give all the same clustering.secret"
+                text = (
+                    f"{server_id} has a secret of the cluster and this server has none: give all servers the "
+                    "same clustering.secret"
+                )
             elif not message.proof:
                 text = (
                     f"{server_id} has no secret of the cluster: give all servers the same clustering.secret"
