@@ -21,6 +21,7 @@ from planted.client import CALLING, CONNECTION, MEMBERS, PUBLISHING, SUBSCRIBING
 from planted.cluster import DECIDING
 from planted.log import AWAKE, CHECKS, COMPACTING, READING, RECOVERY, REMOVING, SYNCING
 from planted.obs import OBSERVING
+from planted.peers import LINKS
 from planted.raft import CONSENSUS
 from planted.replication import ELECTIONS, REPLICATION
 from planted.security import LIMITS, RELOADING, SECURITY
@@ -59,4 +60,5 @@ BUGS = (
     + ELECTIONS
     + OBSERVING
     + DECIDING
+    + LINKS
 )
