@@ -171,7 +171,7 @@ class Net:
 @asynccontextmanager
 async def net() -> AsyncIterator[Net]:
     """Servers, which are stopped when the block is left; what never happens fails the test."""
-    with trio.fail_after(60):
+    with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             yield Net(nursery)
             nursery.cancel_scope.cancel()
