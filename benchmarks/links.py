@@ -3,8 +3,8 @@
     python benchmarks/links.py [--tls] [--seconds 3]
 
 Leader and follower are processes of their own, each measures its own processor time. The leader sends from
-memory and the follower drops what comes, so this is the link alone: codec, gRPC, HTTP/2, sockets. Batches of a
-few sizes; the smallest is a message published by itself, the largest a follower that catches up.
+memory and the follower drops what comes, so this is the link alone: codec, gRPC, HTTP/2, sockets. Batches of
+a few sizes; the smallest is a message published by itself, the largest a follower that catches up.
 
 A round trip is one batch, and the statement that acknowledges it, with nothing else on the way.
 """
@@ -162,7 +162,8 @@ async def lead(directory: str, seconds: float) -> None:
             while known < len(KEYS):
                 known += len(await link.receive())
             leader = Leader(link)
-            print(f"{'batch':>12} {'batches/s':>10} {'MiB/s':>8} | for a CPU second: {'leader':>18} {'follower':>18}")
+            print(f"{'batch':>12} {'batches/s':>10} {'MiB/s':>8} | for a CPU second:", end="")
+            print(f" {'leader':>18} {'follower':>18}")
             for size in SIZES:
                 show(f"{size} B", size, *await leader.stream(size, seconds))
             show("round trip", 200, *await leader.round_trips(seconds))
@@ -189,8 +190,9 @@ def issue(directory: str) -> None:
     import trustme
 
     ca = trustme.CA()
+    issued = ca.issue_cert("127.0.0.1")
     ca.cert_pem.write_to_path(str(Path(directory) / "ca.pem"))
-    ca.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(Path(directory) / "server.pem"))
+    issued.private_key_and_cert_chain_pem.write_to_path(str(Path(directory) / "server.pem"))
 
 
 def main() -> None:

@@ -170,10 +170,11 @@ class Net:
 
 @asynccontextmanager
 async def net() -> AsyncIterator[Net]:
-    """Servers, which are stopped when the block is left."""
-    async with trio.open_nursery() as nursery:
-        yield Net(nursery)
-        nursery.cancel_scope.cancel()
+    """Servers, which are stopped when the block is left; what never happens fails the test."""
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            yield Net(nursery)
+            nursery.cancel_scope.cancel()
 
 
 async def linked(*nodes: Node) -> None:

@@ -294,8 +294,9 @@ async def test_who_says_nothing_is_not_waited_for(monkeypatch):
                 await messages.receive_one()
 
 
-async def test_greetings_at_a_time_are_bounded(monkeypatch):
-    monkeypatch.setattr(bounds, "MAX_GREETINGS", 2)
+@pytest.mark.parametrize("bound", ["MAX_GREETINGS", "MAX_GREETINGS_PER_ADDRESS"])
+async def test_greetings_at_a_time_are_bounded(monkeypatch, bound):
+    monkeypatch.setattr(bounds, bound, 2)
     async with net() as made:
         node = await made.add(Node(own(2)), dials=False)
         async with (

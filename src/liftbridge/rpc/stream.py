@@ -303,7 +303,8 @@ class Stream(InboundStream):
         has happened, and `send` is due. No other task may be sending."""
         connection = self._connection
         size = len(data)
-        if self.finished or self._mid_item or size > min(self.send_window, connection.send_room(), _CHUNK):
+        room = min(self.send_window, connection.send_room(), _CHUNK)
+        if self.finished or self._mid_item or size > room:
             return False
         self.send_window -= size
         connection.send_window -= size

@@ -21,6 +21,7 @@ from planted.client import CALLING, CONNECTION, MEMBERS, PUBLISHING, SUBSCRIBING
 from planted.cluster import DECIDING
 from planted.log import AWAKE, CHECKS, COMPACTING, READING, RECOVERY, REMOVING, SYNCING
 from planted.obs import OBSERVING
+from planted.peers import LINKS
 from planted.raft import CONSENSUS
 from planted.replicas import REPLICAS
 from planted.replication import ELECTIONS, REPLICATION
@@ -61,4 +62,5 @@ BUGS = (
     + OBSERVING
     + DECIDING
     + REPLICAS
+    + LINKS
 )

@@ -10,8 +10,9 @@ MIB = 1024 * KIB
 
 MAX_LINKS = 1024
 """Links that other brokers have opened, at a time."""
-MAX_GREETINGS = 64
+MAX_GREETINGS = 256
 """Of those who have not proved yet who they are."""
+MAX_GREETINGS_PER_ADDRESS = 16
 MAX_TOLD = 256
 """Greetings that have failed and are told the log, in half a minute."""
 MAX_CONTROL_LINKS = 4
@@ -56,6 +57,9 @@ MAX_WINDOW = 256 * MIB
 """Bytes of credit that a follower gives at first."""
 QUANTUM = 256 * KIB
 """Bytes of a partition in a turn."""
+MAX_IN_A_ROW = 64 * KIB
+COST_OF_A_SEND = 1 * KIB
+"""A leader that sends small batches lets others run after so many bytes, each batch counted as some more."""
 MAX_PAYLOAD_BYTES = 160 * MIB
 """Batches of one `Data`: more than the largest batch, as one always goes."""
 MAX_COME = 1 << 20

@@ -53,6 +53,7 @@ class FollowLink(Link):
     def __init__(self, messages: One, own: Own, other: Own, window: int) -> None:
         super().__init__(messages, other)
         self.leader = other.server_id
+        self._own = own.server_id
         self._window = window
         self._codec = FollowerCodec(own.server_id)
         self._receipts = credit.Receipts(window)
@@ -66,6 +67,7 @@ class FollowLink(Link):
 
     def send(self, key: Key, statement: Statement) -> None:
         """State where a log is; a newer statement takes the place of one that still waits."""
+        assert statement.broker == self._own, statement
         self._statements[key] = statement
         self._due.set()
 
@@ -201,6 +203,7 @@ class LeadLink(Link):
         self._news = False
         self._due = trio.Event()
         self._sending = trio.Lock()
+        self._in_a_row = 0  # what was sent since others could run
 
     async def receive(self) -> list[tuple[Key, Statement]]:
         """The newest statement of each partition that has stated something. None of them if there is credit
@@ -228,7 +231,8 @@ class LeadLink(Link):
 
     async def send_data(self, key: Key, data: Data, payload: bytes | memoryview) -> None:
         """Send data with the bytes of its batches, behind the answers that wait; returns when the connection
-        has taken it all. The credit is not looked at; `turns.sent` is the caller's.
+        has taken it all, and lets others run not each time but often. The credit is not looked at, and
+        `turns.sent` is the caller's.
 
         When the follower has forgotten the partition nothing is sent, and the credit is given back. A caller
         that is cancelled in the middle loses the link. Raises LinkError.
@@ -236,30 +240,45 @@ class LeadLink(Link):
         size = len(payload)
         assert size == sum(batch.size for batch in data.batches), "the batches are not what is described"
         assert size <= bounds.MAX_PAYLOAD_BYTES, size
-        async with self._sending:
+        if self._sending.locked():
+            await self._sending.acquire()
+        else:
+            self._sending.acquire_nowait()  # without the pass of the run loop that `acquire` always takes
+        try:
             self._check_open()
-            records = self._encoded_answers()
-            described = self._codec.data(key, data)
-            if not described:
-                self.turns.grant(size)
-                if records:
-                    await self._send(_joined(records))
-                return
+            await self._send_encoded(key, data, payload, size)
+        finally:
+            self._sending.release()
+
+    async def _send_encoded(self, key: Key, data: Data, payload: bytes | memoryview, size: int) -> None:
+        records = self._encoded_answers()
+        described = self._codec.data(key, data)
+        if described:
             records.append(described)
             self._on_way += size
-            head = _joined(records)
-            if not size:
-                await self._send(head)
-            elif size <= bounds.INLINE_BYTES:
-                await self._send(b"".join((head, prefix(size), payload)))
-            else:
-                # Two writes, so that the batches are not copied here.
-                await self._send(head + prefix(size), payload)
+        else:
+            self.turns.grant(size)
+            size = 0
+        if not records:
+            return
+        head = _joined(records)
+        if not size:
+            await self._send(head)
+        elif size <= bounds.INLINE_BYTES:
+            await self._send(b"".join((head, prefix(size), payload)))
+        else:
+            # Two writes, so that the batches are not copied here.
+            await self._send(head + prefix(size), payload)
 
     async def _send(self, *parts: bytes | memoryview) -> None:
         if len(parts) == 1 and self._pipe.send_at_once(bytes(parts[0])):
-            await trio.lowlevel.checkpoint()
+            # What is sent in one pass of the run loop leaves in one system call; others have to run, too.
+            self._in_a_row += bounds.COST_OF_A_SEND + len(parts[0])
+            if self._in_a_row >= bounds.MAX_IN_A_ROW:
+                self._in_a_row = 0
+                await trio.lowlevel.checkpoint()
             return
+        self._in_a_row = 0
         whole = False
         try:
             for part in parts:

@@ -90,7 +90,7 @@ class Peers:
         self._window = window
         self._accept: Callable[[LeadLink], Awaitable[None]] | None = None
         self._links = Registry()
-        self._greetings = 0
+        self._greetings: Counter[str] = Counter()  # by address, those that have begun
         self._demanded: dict[str, float] = {}  # when something was to be sent last, by server id
         self._demand = trio.Event()
         self._dialing: set[str] = set()
@@ -317,19 +317,23 @@ class Peers:
 
     async def _answer_call(self, purpose: Purpose, call: RawCall) -> None:
         """Serve a call of another server, or of who says to be one."""
-        self._greetings += 1
+        address = call.context.peer.rpartition(":")[0]
+        self._greetings[address] += 1
         try:
+            self._check_greetings(address)
             link = await self._let_in(purpose, call)
             if link is None:
                 return
             self._links.make_room(link)  # others may have been let in since it was looked at
         except GreetingError as error:
-            self._note(call.context.peer.rpartition(":")[0], error)  # each attempt has another port
+            self._note(address, error)
             raise rpc_error(_STATUS.get(error.reason, StatusCode.FAILED_PRECONDITION), str(error)) from error
         except LinkError as error:
             raise rpc_error(StatusCode.CANCELLED, str(error)) from error
         finally:
-            self._greetings -= 1
+            self._greetings[address] -= 1
+            if not self._greetings[address]:
+                del self._greetings[address]
         call.uncount()
         work = None
         if isinstance(link, LeadLink):
@@ -338,10 +342,16 @@ class Peers:
         await self._run(link, work, answered=True)
         raise rpc_error(StatusCode.UNAVAILABLE, f"the link is over: {link.lost}")
 
+    def _check_greetings(self, address: str) -> None:
+        """Whether not too many greet at a time, so that a stranger cannot keep others out."""
+        all_of_them, same = self._greetings.total(), self._greetings[address]
+        if all_of_them > bounds.MAX_GREETINGS or same > bounds.MAX_GREETINGS_PER_ADDRESS:
+            raise GreetingError(
+                Reason.TOO_MANY, f"{all_of_them - 1} servers greet at this moment, {same - 1} of {address}"
+            )
+
     async def _let_in(self, purpose: Purpose, call: RawCall) -> Link | None:
         """Greet who has called; returns the link, None if there is to be none. Raises GreetingError."""
-        if self._greetings > bounds.MAX_GREETINGS:
-            raise GreetingError(Reason.TOO_MANY, f"{self._greetings - 1} servers greet at this moment")
         own = self._own()
         if purpose is not Purpose.CLUSTER and own is None:
             raise GreetingError(Reason.NO_CLUSTER, "this server belongs to no cluster yet")
