@@ -19,6 +19,7 @@ from planted.bug import Bug
 from planted.cli import CHANGING, FINDING, PRINTING
 from planted.client import CALLING, CONNECTION, MEMBERS, PUBLISHING, SUBSCRIBING
 from planted.cluster import DECIDING
+from planted.control import CONTROL
 from planted.log import AWAKE, CHECKS, COMPACTING, READING, RECOVERY, REMOVING, SYNCING
 from planted.obs import OBSERVING
 from planted.raft import CONSENSUS
@@ -59,4 +60,5 @@ BUGS = (
     + ELECTIONS
     + OBSERVING
     + DECIDING
+    + CONTROL
 )
