@@ -366,6 +366,15 @@ def test_who_leaves_waits_for_another_to_be_in_sync():
     assert [type(each) for each in cluster.run(1.0)] == [FenceBroker]
 
 
+def test_who_leaves_is_let_go_when_another_leads_and_not_before():
+    cluster = Controlled(min_isr=1)
+    cluster.isr("a")
+    cluster.leaving = {"a"}
+    cluster.run(1.0)
+    cluster.isr("a", "b")
+    assert [type(each) for each in cluster.run(1.0)] == [ChangeLeaders, FenceBroker]
+
+
 def test_who_leaves_does_not_wait_for_ever():
     cluster = Controlled(min_isr=2)
     cluster.isr("a")

@@ -36,6 +36,8 @@ from liftbridge.raft import (
     VoteRequest,
     decode_members,
 )
+from liftbridge.sim.raft_machine import Machine
+from liftbridge.sim.raft_watch import Watch
 from liftbridge.sim.world import Violation, World
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Before(NamedTuple):
     """Whether it has heard its leader lately."""
 
 
-class Checks:
+class Checks(Watch):
     """Everything that was ever claimed in a run, and whether it is consistent.
 
     Attributes:
@@ -68,7 +70,7 @@ class Checks:
     """
 
     def __init__(self, world: World, *, power: bool) -> None:
-        self.power = power
+        super().__init__(power=power)
         self.committed_to = 0
         self.acked: dict[tuple[int, int], int] = {}
         self.floor = 0
@@ -459,6 +461,7 @@ class Checks:
     def applied(self, host: Host) -> None:
         """A state machine has gone on: it is in the state that all others were in there."""
         machine = host.machine
+        assert isinstance(machine, Machine)
         if self._chains.setdefault(machine.index, machine.chain) != machine.chain:
             self.fail(f"{host} has another state than others at {machine.index}")
 
@@ -486,6 +489,7 @@ class Checks:
 
     def kept(self, host: Host) -> None:
         """At the end: a state has all that was acked."""
+        assert isinstance(host.machine, Machine)
         for (client, number), index in self.acked.items():
             if host.machine.numbers.get(client, 0) < number:
                 self.fail(f"command {client}:{number}, acked at {index}, is missing from {host}")

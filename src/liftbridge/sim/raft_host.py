@@ -11,7 +11,7 @@ when it is stored, `persisted`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from liftbridge.raft import (
     Entry,
@@ -26,12 +26,10 @@ from liftbridge.raft import (
     Stored,
 )
 from liftbridge.sim.disk import DiskFullError
-from liftbridge.sim.raft_machine import Machine
+from liftbridge.sim.raft_machine import AnyMachine, Machine
 from liftbridge.sim.raft_storage import IDENTITY, JOURNAL, SNAPSHOT, DamagedError, Storage
+from liftbridge.sim.raft_watch import Watch
 from liftbridge.sim.world import World
-
-if TYPE_CHECKING:
-    from liftbridge.sim.raft_checks import Checks
 
 TICK = 20_000  # microseconds
 _INBOX = 200  # messages that wait for a process that is stopped, as socket buffers would
@@ -62,22 +60,31 @@ class Host:
         last_tick: number of ticks that this process has seen.
         heard: the tick at which a message of a node was last stepped.
         led: the tick at which the leader was last heard.
-        settings: options of the core and after how many entries a snapshot is taken.
+        options, snapshot_every: of the core, and after how many entries a snapshot is taken.
+
+    Arguments:
+        world: where it is.
+        checks: who looks on.
+        where: which host a node is on.
+        machine: makes the state machine of a process.
+        tick: of the core, microseconds.
     """
 
     def __init__(
         self,
         world: World,
-        checks: Checks,
+        checks: Watch,
         options: Options,
         snapshot_every: int,
         where: Callable[[NodeId], int | None],
+        machine: Callable[[], AnyMachine] = Machine,
+        tick: int = TICK,
     ) -> None:
         self.number = world.add_host()
         self.node: NodeId | None = None
         self.core: Raft | None = None
         self.storage: Storage | None = None
-        self.machine = Machine()
+        self.machine = machine()
         self.stopped = False
         self.waiting: dict[int, tuple[int, Callable[[int | None], None]]] = {}
         self.taking = False
@@ -92,10 +99,12 @@ class Host:
         self._world = world
         self._checks = checks
         self._where = where
+        self._new_machine = machine
+        self._tick_time = tick
         self._process = 0
         self._lives = 0
         self._inbox: list[Message] = []
-        world.network.attach(self.number, self._receive)
+        world.network.attach(self.number, self.receive)
 
     def __str__(self) -> str:
         return f"host {self.number} (node {self.node})"
@@ -145,7 +154,7 @@ class Host:
         """The disk has what was read: now there is a core."""
         assert self.storage is not None and self.node is not None
         stored: Stored = self.storage.stored()
-        self.machine = Machine()
+        self.machine = self._new_machine()
         if stored.snapshot is not None:
             self.machine.restore(stored.snapshot.state)
             self._checks.applied(self)
@@ -154,21 +163,21 @@ class Host:
         self.core = Raft(self.node, incarnation, stored, self.options, random.getrandbits(16))
         self.last_tick, self.led, self.heard = 0, 0, {}
         self._checks.started(self)
-        self.clock.after(int(random.random() * TICK), self._tick, self._process)
+        self.clock.after(int(random.random() * self._tick_time), self._tick, self._process)
 
     def kill(self) -> None:
         """The process ends here and now."""
         if self.runs:
             self._world.note("kill", self.number)
             self.disk.kill()
-            self._gone()
+            self._gone(power=False)
 
     def lose_power(self) -> None:
         """The machine ends here and now."""
         if self.runs:
             self._world.note("power", self.number)
             self.disk.power_loss()
-            self._gone()
+            self._gone(power=True)
 
     def stop(self) -> None:
         """The process gets no time until `go_on`."""
@@ -186,7 +195,7 @@ class Host:
         for message in inbox:
             self._take(message)
 
-    def _gone(self) -> None:
+    def _gone(self, *, power: bool) -> None:
         self._process += 1
         self.core = self.storage = None
         self.stopped, self.taking = False, False
@@ -194,6 +203,7 @@ class Host:
         waiting, self.waiting = self.waiting, {}
         for _, tell in waiting.values():
             tell(None)
+        self._checks.gone(self, power=power)
 
     def _died(self, error: Exception) -> None:
         """A write has ended the process: at a fuse, with power or without, or because the disk is full."""
@@ -208,7 +218,7 @@ class Host:
     def _tick(self, process: int) -> None:
         if process != self._process:
             return
-        self.clock.after(TICK, self._tick, process)
+        self.clock.after(self._tick_time, self._tick, process)
         core = self.core
         if core is None or self.stopped:
             return
@@ -217,7 +227,8 @@ class Host:
         self._checks.ticked(self, core)
         self.work()
 
-    def _receive(self, source: int, message: Message) -> None:
+    def receive(self, source: int, message: Message) -> None:
+        """A message has come over the network."""
         if self.core is None:
             return
         if self.stopped:

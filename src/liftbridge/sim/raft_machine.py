@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from typing import Protocol
 
 from liftbridge.raft import Entry, EntryKind
 
@@ -17,6 +18,22 @@ from liftbridge.raft import Entry, EntryKind
 def command(client: int, number: int) -> bytes:
     """The command of a client with that number, which a retry has as well."""
     return b"%d:%d" % (client, number)
+
+
+class AnyMachine(Protocol):
+    """What a host feeds: `index` and `term` are of the last entry applied."""
+
+    index: int
+    term: int
+
+    def apply(self, entry: Entry) -> None:
+        """Apply an entry, which follows the last one."""
+
+    def state(self) -> bytes:
+        """What `restore` takes."""
+
+    def restore(self, state: bytes) -> None:
+        """Become what `state` was."""
 
 
 class Machine:

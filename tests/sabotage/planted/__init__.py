@@ -19,6 +19,7 @@ from planted.bug import Bug
 from planted.cli import CHANGING, FINDING, PRINTING
 from planted.client import CALLING, CONNECTION, MEMBERS, PUBLISHING, SUBSCRIBING
 from planted.cluster import DECIDING
+from planted.control import CONTROL
 from planted.log import AWAKE, CHECKS, COMPACTING, READING, RECOVERY, REMOVING, SYNCING
 from planted.obs import OBSERVING
 from planted.peers import LINKS
@@ -63,4 +64,5 @@ BUGS = (
     + DECIDING
     + REPLICAS
     + LINKS
+    + CONTROL
 )
