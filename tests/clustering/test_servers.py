@@ -150,3 +150,46 @@ def test_one_that_comes_back_has_what_it_missed(three):
     (directory,) = (absent.data_dir / "streams").iterdir()
     absent.kill()
     assert sum(each.stat().st_size for each in (directory / "0").glob("*.log")) > 5000 * 100
+
+
+def test_a_replica_may_be_read_by_whoever_says_so(three):
+    create(three.any_api(), "orders", replicationFactor=2)
+    wanted = [b"%d" % number for number in range(100)]
+    publish_many(three.any_api(), "orders", wanted, ackPolicy=api_pb2.ALL)
+    isr = described(three.any_api(), "orders").isr
+    for server in three.all:
+        request = api_pb2.SubscribeRequest(stream="orders", readISRReplica=True, startPosition="EARLIEST")
+        if server.server_id in isr:
+            assert values(server.api(), "orders", 100, readISRReplica=True) == wanted
+            request.startPosition, request.reverse = api_pb2.LATEST, True
+            call = server.api().Subscribe(request, timeout=PATIENCE)
+            next(call)
+            assert [next(call).value for _ in wanted] == wanted[::-1]
+            call.cancel()
+        else:
+            with refused(grpc.StatusCode.FAILED_PRECONDITION, "Server not partition leader"):
+                next(server.api().Subscribe(request, timeout=PATIENCE))
+    follower = next(three.named(each) for each in isr if three.named(each) is not three.leader_of("orders"))
+    group = api_pb2.Consumer(groupId="g", consumerId="c")
+    with refused(grpc.StatusCode.INVALID_ARGUMENT):
+        next(
+            follower.api().Subscribe(
+                api_pb2.SubscribeRequest(stream="orders", readISRReplica=True, consumer=group),
+                timeout=PATIENCE,
+            )
+        )
+
+
+def test_who_reads_a_replica_follows_what_is_committed(three):
+    create(three.any_api(), "orders", replicationFactor=3)
+    leader = three.leader_of("orders")
+    follower = next(server for server in three.all if server is not leader)
+    call = follower.api().Subscribe(
+        api_pb2.SubscribeRequest(stream="orders", readISRReplica=True, startPosition="EARLIEST"),
+        timeout=PATIENCE,
+    )
+    next(call)
+    for number in range(20):
+        acked(leader.api(), "orders", b"%d" % number)
+        assert next(call).value == b"%d" % number
+    call.cancel()

@@ -255,8 +255,12 @@ class ApiServicer(api_grpc.APIServicer):
         if partition.state is State.PAUSED:
             async for frames in refuse_paused(partition):
                 yield frames
-        if partition.state is not State.LEADING:
+        if not (partition.readable if input_message.readISRReplica else partition.state is State.LEADING):
             raise ended(partition)
+        if consumer.groupId and partition.state is not State.LEADING:
+            raise rpc_error(
+                StatusCode.INVALID_ARGUMENT, "a consumer of a group reads from the leader; not readISRReplica"
+            )
         if consumer.groupId:
             self._groups.fences.check(partition, consumer)
         batches = deliver(partition, await resolve(partition, input_message), self._shared)

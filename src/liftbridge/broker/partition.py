@@ -254,6 +254,17 @@ class Partition:
         return 0 if self._log is None else self._log.unsynced_bytes
 
     @property
+    def readable(self) -> bool:
+        """Whether subscribers who accept a replica may read here what is committed."""
+        if self.state is not State.FOLLOWING:
+            return self.state is State.LEADING
+        return (
+            isinstance(self._role, Following)
+            and self._role.machine.readable
+            and self._replicator.broker in self.model.isr
+        )
+
+    @property
     def closing(self) -> bool:
         """Whether `close` was called."""
         return self._closed is not None

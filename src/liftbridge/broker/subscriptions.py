@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import trio
@@ -36,7 +36,8 @@ class Range:
     endless.
 
     `ended` is set when there is nothing to deliver: the subscription ends right after the handshake.
-    `readonly` says that it stops because the partition takes no more messages.
+    `readonly` says that it stops because the partition takes no more messages, `replica` that a server that
+    does not lead may serve it.
     """
 
     start: int
@@ -44,27 +45,29 @@ class Range:
     reverse: bool
     ended: bool = False
     readonly: bool = False
+    replica: bool = False
 
 
 async def resolve(partition: Partition, request: api_pb2.SubscribeRequest) -> Range:
     """The offsets that a request asks for. Raises the RpcFailedError that the request deserves."""
+    replica = request.readISRReplica
     try:
         start = await _start(partition, request)
-        _check_state(partition)
+        _check_state(partition, replica=replica)
         stop = await _stop(partition, request)
     except (OSError, LogError) as error:  # finding a timestamp reads the log
         raise _unreadable(partition, "to find a timestamp", error) from error
     readonly_end = partition.model.readonly and request.stopPosition == api_pb2.STOP_ON_CANCEL
     if request.reverse:
-        return _reversed(partition, start, stop)
+        return replace(_reversed(partition, start, stop), replica=replica)
     if readonly_end:
         stop = partition.newest_offset
-        return Range(start, stop, reverse=False, ended=start > stop, readonly=True)
+        return Range(start, stop, reverse=False, ended=start > stop, readonly=True, replica=replica)
     if stop is not None and stop < start:
         raise rpc_error(
             StatusCode.INVALID_ARGUMENT, f"the subscription would stop at {stop}, before it starts at {start}"
         )
-    return Range(start, stop, reverse=False)
+    return Range(start, stop, reverse=False, replica=replica)
 
 
 async def _start(partition: Partition, request: api_pb2.SubscribeRequest) -> int:
@@ -147,7 +150,7 @@ async def deliver(partition: Partition, wanted: Range, shared: FrameCache) -> As
 async def _forward(partition: Partition, wanted: Range, shared: FrameCache) -> AsyncIterator[Frames]:
     offset = wanted.start
     while wanted.stop is None or offset <= wanted.stop:
-        _check_state(partition)
+        _check_state(partition, replica=wanted.replica)
         limit = partition.high_watermark + 1
         if wanted.stop is not None:
             limit = min(limit, wanted.stop + 1)
@@ -173,7 +176,7 @@ async def _backward(partition: Partition, wanted: Range) -> AsyncIterator[Frames
     assert floor is not None, "a reverse range always has an end"
     # Retention may remove what is still to come; then the end is where the log begins now.
     while offset >= max(floor, partition.log.start_offset):
-        _check_state(partition)
+        _check_state(partition, replica=wanted.replica)
         data, offset = await _read(partition, offset, floor, reverse=True)
         if data:
             yield Frames(data)
@@ -196,7 +199,7 @@ async def _read(partition: Partition, offset: int, bound: int, *, reverse: bool)
 
 def _unreadable(partition: Partition, where: str, error: Exception) -> RpcFailedError:
     """The status for a read that failed."""
-    if partition.state is not State.LEADING:
+    if partition.state not in (State.LEADING, State.FOLLOWING):
         return ended(partition)
     if isinstance(error, LogClosedError):  # the stop of the server is under way
         return rpc_error(StatusCode.UNAVAILABLE, f"partition {partition} is closing; try again")
@@ -210,9 +213,10 @@ def _readonly_end() -> RpcFailedError:
     return rpc_error(StatusCode.RESOURCE_EXHAUSTED, "End of readonly partition")
 
 
-def _check_state(partition: Partition) -> None:
-    """Raise the status that ends the subscriptions of a partition that no longer leads."""
-    if partition.state is not State.LEADING:
+def _check_state(partition: Partition, *, replica: bool) -> None:
+    """Raise the status that ends subscriptions here: the partition does not lead, or, where a `replica` will
+    do, is none that may be read."""
+    if not (partition.readable if replica else partition.state is State.LEADING):
         raise ended(partition)
 
 
