@@ -171,13 +171,9 @@ def test_a_replica_may_be_read_by_whoever_says_so(three):
                 next(server.api().Subscribe(request, timeout=PATIENCE))
     follower = next(three.named(each) for each in isr if three.named(each) is not three.leader_of("orders"))
     group = api_pb2.Consumer(groupId="g", consumerId="c")
+    request = api_pb2.SubscribeRequest(stream="orders", readISRReplica=True, consumer=group)
     with refused(grpc.StatusCode.INVALID_ARGUMENT):
-        next(
-            follower.api().Subscribe(
-                api_pb2.SubscribeRequest(stream="orders", readISRReplica=True, consumer=group),
-                timeout=PATIENCE,
-            )
-        )
+        next(follower.api().Subscribe(request, timeout=PATIENCE))
 
 
 def test_who_reads_a_replica_follows_what_is_committed(three):
