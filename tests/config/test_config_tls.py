@@ -10,8 +10,8 @@ import trio.testing
 import trustme
 from cryptography.hazmat.primitives import serialization as s
 
-from liftbridge.broker.config import ConfigError, NatsConfig, TlsConfig
-from liftbridge.broker.tls import nats_ssl_context, server_ssl_context
+from liftbridge.broker.config import ClusteringConfig, ConfigError, NatsConfig, TlsConfig
+from liftbridge.broker.tls import nats_ssl_context, peer_ssl_context, server_ssl_context
 
 CA = trustme.CA()
 OTHER_CA = trustme.CA()
@@ -65,6 +65,7 @@ def client_context(*, alpn: bool = True) -> ssl.SSLContext:
 def test_no_files_no_tls() -> None:
     assert server_ssl_context(TlsConfig()) is None
     assert nats_ssl_context(NatsConfig()) is None
+    assert peer_ssl_context(TlsConfig(), ClusteringConfig()) is None
 
 
 async def test_a_client_that_trusts_the_ca_gets_h2(files: Path) -> None:
@@ -162,3 +163,33 @@ def test_unusable_files_are_named(files: Path, make: Callable[[Path], TlsConfig]
 def test_an_unusable_ca_for_nats_is_named(files: Path) -> None:
     with pytest.raises(ConfigError, match=r"nats\.tls\.ca: cannot read .*none\.pem"):
         nats_ssl_context(NatsConfig(tls_ca=files / "none.pem"))
+
+
+@pytest.mark.parametrize("key", ["clustering.tls.ca", "tls.client.auth.ca"])
+async def test_servers_show_each_other_their_certificates(files: Path, key: str) -> None:
+    tls = TlsConfig(
+        key=files / "server.key",
+        cert=files / "server.pem",
+        client_auth_enabled=True,
+        client_auth_ca=files / "ca.pem",
+    )
+    clustering = ClusteringConfig(tls_ca=files / "ca.pem" if key == "clustering.tls.ca" else None)
+    server, client = server_ssl_context(tls), peer_ssl_context(tls, clustering)
+    assert server is not None and client is not None
+    protocol, certificate = await shake(server, client)
+    assert protocol == "h2" and isinstance(certificate, dict)
+    assert ("DNS", "localhost") in certificate["subjectAltName"]
+
+
+async def test_servers_of_another_authority_are_not_connected_to(files: Path) -> None:
+    tls = TlsConfig(key=files / "server.key", cert=files / "server.pem", client_auth_ca=files / "ca.pem")
+    OTHER_CA.cert_pem.write_to_path(str(files / "other.pem"))
+    server, client = (
+        server_ssl_context(tls),
+        peer_ssl_context(tls, ClusteringConfig(tls_ca=files / "other.pem")),
+    )
+    assert server is not None and client is not None
+    with pytest.raises(HandshakeFailedError):
+        await shake(server, client)
+    with pytest.raises(ConfigError, match=r"clustering\.tls\.ca"):
+        peer_ssl_context(tls, ClusteringConfig(tls_ca=files / "none.pem"))
