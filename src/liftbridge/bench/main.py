@@ -13,7 +13,19 @@ from collections.abc import Awaitable, Callable, Sequence
 import purerpc
 import trio
 
-from liftbridge.bench import e2e, ingest, machine, mixed, output, publish, recover, report, sockets, subscribe
+from liftbridge.bench import (
+    e2e,
+    ingest,
+    machine,
+    mixed,
+    output,
+    publish,
+    recover,
+    replicate,
+    report,
+    sockets,
+    subscribe,
+)
 from liftbridge.bench.errors import BenchError
 
 if sys.version_info < (3, 11):
@@ -37,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         ("subscribe", subscribe, "replay of a stream, or its tail, by clients that count"),
         ("e2e", e2e, "latency from publish to delivery, at a rate"),
         ("mixed", mixed, "publishers and subscribers at once"),
+        ("replicate", replicate, "messages acked by all of three replicas, beside one"),
         ("recover", recover, "start of a server that was killed"),
     ):
         command = commands.add_parser(

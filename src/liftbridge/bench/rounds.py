@@ -50,6 +50,7 @@ async def measure(
     settings: Settings,
     once: Once[T],
     prepare: Callable[[Target], AbstractAsyncContextManager[T]],
+    targets: Callable[[argparse.Namespace, str], AbstractAsyncContextManager[list[Target]]] | None = None,
 ) -> list[Result]:
     """Run a workload as often as the options say.
 
@@ -59,6 +60,8 @@ async def measure(
         settings: what was set, without target and sync policy.
         once: one run.
         prepare: what there is to be on a target during all of its runs.
+        targets: starts what is measured with a sync policy; None for the server that the options ask for, and
+            what it is compared with.
 
     Returns:
         A result for each sync policy and target.
@@ -68,7 +71,7 @@ async def measure(
     """
     results = []
     for policy in common.sync_policies(options):
-        async with targets(options, policy) as running, AsyncExitStack() as stack:
+        async with (targets or compared)(options, policy) as running, AsyncExitStack() as stack:
             disks = [await common.disk_speed(target.server) for target in running]
             prepared = [(target, await stack.enter_async_context(prepare(target))) for target in running]
             for target, ready in prepared:
@@ -111,7 +114,7 @@ def check(options: argparse.Namespace) -> None:
 
 
 @asynccontextmanager
-async def targets(options: argparse.Namespace, sync: str) -> AsyncIterator[list[Target]]:
+async def compared(options: argparse.Namespace, sync: str) -> AsyncIterator[list[Target]]:
     """Start everything that is to be measured, for a block. Raises BenchError."""
     async with AsyncExitStack() as stack:
         running: list[Target] = [await stack.enter_async_context(liftbridge(options, sync))]

@@ -16,8 +16,8 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,6 +29,8 @@ from liftbridge.nats.embedded import MAX_PENDING_BYTES, WRITE_DEADLINE_SECONDS
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 LAST_LINES = 15
+# Of clusters that listen on the loopback for the time of a run.
+SECRET = "liftbridge-bench cluster"  # noqa: S105  # known to whoever reads this
 
 SERVING = re.compile(r"serving clients on (\S+):(\d+) as server")
 _NATS = re.compile(r"the embedded NATS server listens on (nats://\S+)")
@@ -41,6 +43,7 @@ class ServerUnderTest:
     Attributes:
         sync: the sync policy of streams, or what is known of it.
         directory: where its data is, None if that is not known; the disk there is the one that counts.
+        others: the other servers of its cluster.
     """
 
     grpc: tuple[str, int]
@@ -49,11 +52,13 @@ class ServerUnderTest:
     pid: int | None = None
     nats_pid: int | None = None
     directory: Path | None = None
+    others: tuple[ServerUnderTest, ...] = ()
 
     @property
     def pids(self) -> dict[str, int | None]:
         """Processes to measure, by the name of their figure."""
-        return {"server": self.pid, "nats": self.nats_pid}
+        others = {f"server{number}": other.pid for number, other in enumerate(self.others, 2)}
+        return {"server": self.pid, "nats": self.nats_pid, **others}
 
 
 def address(text: str, default_port: int) -> tuple[str, int]:
@@ -88,6 +93,21 @@ async def own_server(sync: str, parent: Path) -> AsyncIterator[ServerUnderTest]:
             yield life.server
 
 
+@asynccontextmanager
+async def own_cluster(sync: str, parent: Path, count: int) -> AsyncIterator[ServerUnderTest]:
+    """Run a cluster of servers on one NATS server for the block; otherwise as `own_server`."""
+    with tempfile.TemporaryDirectory(prefix="liftbridge-bench-", dir=parent) as name:
+        async with AsyncExitStack() as stack:
+            first = await stack.enter_async_context(run(Path(name).resolve() / "1", sync))
+            host, port = first.server.nats
+            others = []
+            for number in range(2, count + 1):
+                directory = Path(name).resolve() / str(number)
+                joined = await stack.enter_async_context(run(directory, sync, joins=f"nats://{host}:{port}"))
+                others.append(joined.server)
+            yield replace(first.server, others=tuple(others))
+
+
 class Life:
     """A server of our own that is serving.
 
@@ -112,20 +132,24 @@ class Life:
 
 
 @asynccontextmanager
-async def run(directory: Path, sync: str, start_seconds: float = START_SECONDS) -> AsyncIterator[Life]:
+async def run(
+    directory: Path, sync: str, start_seconds: float = START_SECONDS, *, joins: str = ""
+) -> AsyncIterator[Life]:
     """Run a server for the block on a directory, which may have the data of one that ran before.
 
     Args:
-        directory: absolute; stays there.
+        directory: absolute; stays there, and is made if it is missing.
         sync: `streams.sync.policy`.
         start_seconds: how long it may take until it serves clients.
+        joins: URL of the NATS server whose cluster it is to join, empty for one of its own.
 
     Raises:
         BenchError: it does not start, or ends during the block; the text has its last log lines.
     """
+    directory.mkdir(exist_ok=True)
     started = time.monotonic()
     process = await trio.lowlevel.open_process(
-        command(directory, sync),
+        command(directory, sync, joins),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -141,9 +165,10 @@ async def run(directory: Path, sync: str, start_seconds: float = START_SECONDS) 
             took = time.monotonic() - started
             if not log.serving.is_set():
                 raise BenchError(f"the server did not start within {start_seconds:.0f} s{log.tail()}")
-            assert log.grpc is not None and log.nats is not None
+            nats = address(joins, 4222) if joins else log.nats
+            assert log.grpc is not None and nats is not None
             nats_pid = _nats_pid(directory)
-            server = ServerUnderTest(log.grpc, log.nats, sync, process.pid, nats_pid, directory)
+            server = ServerUnderTest(log.grpc, nats, sync, process.pid, nats_pid, directory)
             yield Life(process, log, server, took)
             log.ending = True
             await _stop(process)
@@ -153,7 +178,7 @@ async def run(directory: Path, sync: str, start_seconds: float = START_SECONDS) 
             await _stop(process)
 
 
-def command(directory: Path, sync: str) -> list[str]:
+def command(directory: Path, sync: str, joins: str = "") -> list[str]:
     """Write the configuration of a server into `directory`; returns the command line that starts it."""
     nats = directory / "nats.conf"
     nats_settings = {
@@ -166,14 +191,22 @@ def command(directory: Path, sync: str) -> list[str]:
     settings = {
         "listen": "127.0.0.1:0",
         "data.dir": str(directory / "data"),
-        "nats.embedded": True,
-        "nats.embedded.config": str(nats),
-        "clustering.raft.bootstrap.seed": True,
+        "clustering.secret": SECRET,
         "streams.sync.policy": sync,
+        **({"nats.servers": [joins]} if joins else _alone(nats)),
     }
     config = directory / "liftbridge.yaml"
     config.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items()))
     return [sys.executable, "-m", "liftbridge.cli.main", "--config", str(config)]
+
+
+def _alone(nats: Path) -> dict[str, object]:
+    """Settings of a server that begins a cluster, and brings NATS along."""
+    return {
+        "nats.embedded": True,
+        "nats.embedded.config": str(nats),
+        "clustering.raft.bootstrap.seed": True,
+    }
 
 
 def _nats_pid(directory: Path) -> int | None:

@@ -20,30 +20,32 @@ class Streams:
     """The API of the server under test, as far as a benchmark needs it."""
 
     def __init__(self, api: api_grpc.APIStub) -> None:
-        self._api = api
+        self.api = api
 
     @asynccontextmanager
-    async def temporary(self) -> AsyncIterator[str]:
+    async def temporary(self, replicas: int = 1) -> AsyncIterator[str]:
         """Create a stream with one partition for the block. Yields its name, which is its subject as well."""
-        name = await self.create()
+        name = await self.create(replicas)
         try:
             yield name
         finally:
             with trio.move_on_after(CALL_SECONDS, shield=True):
-                await self._api.DeleteStream(api_pb2.DeleteStreamRequest(name=name))
+                await self.api.DeleteStream(api_pb2.DeleteStreamRequest(name=name))
 
-    async def create(self) -> str:
+    async def create(self, replicas: int = 1) -> str:
         """Create a stream with one partition; returns its name, which is its subject as well."""
         # Short, as every message carries stream and subject to the subscriber.
         name = f"bench-{secrets.token_hex(4)}"
         with trio.fail_after(CALL_SECONDS):
-            await self._api.CreateStream(api_pb2.CreateStreamRequest(name=name, subject=name, partitions=1))
+            await self.api.CreateStream(
+                api_pb2.CreateStreamRequest(name=name, subject=name, partitions=1, replicationFactor=replicas)
+            )
         return name
 
     async def offsets(self, stream: str) -> tuple[int, int]:
         """Return high watermark and newest offset of a stream's only partition."""
         with trio.fail_after(CALL_SECONDS):
-            response = await self._api.FetchPartitionMetadata(
+            response = await self.api.FetchPartitionMetadata(
                 api_pb2.FetchPartitionMetadataRequest(stream=stream, partition=0)
             )
         return response.metadata.highWatermark, response.metadata.newestOffset

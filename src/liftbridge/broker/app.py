@@ -115,7 +115,7 @@ class Server:
         self._embedded_port = embedded_port
         self._observe = observe
         self._stop = trio.Event()
-        self._reloader = Reloader(config.tls)
+        self._reloader = Reloader(config.tls, config.clustering)
         self._starting: trio.CancelScope | None = trio.CancelScope()
 
     def stop(self) -> None:
@@ -265,7 +265,7 @@ class Server:
                 await self._begin_observing(observers, observed)
                 server.add([api.service], guard=None if authorizer is None else authorizer.admit)
                 health.set_serving(True)
-                members.start_soon(self._reloader.run, server, authorizer)
+                members.start_soon(self._reloader.run, server, cluster.peers, authorizer)
                 self._starting = None  # from here on the stop is orderly
                 logger.info("serving clients on %s:%d as server %s", host, port, data.server_id)
                 task_status.started(Addresses(data.server_id, host, port, tuple(servers)))

@@ -37,7 +37,7 @@ from liftbridge.broker.founding import (
 from liftbridge.broker.identity import DataDirectory
 from liftbridge.broker.journal import Journal
 from liftbridge.broker.membership import Membership
-from liftbridge.broker.peers import Own, Peers
+from liftbridge.broker.peers import Own, Peers, UnansweredError
 from liftbridge.broker.registration import Registration
 from liftbridge.broker.sessions import HEARTBEAT, LEASE_SECONDS, Positions, Sessions
 from liftbridge.metadata.broker_operations import Ended, RegisterBroker
@@ -272,7 +272,9 @@ class Cluster:
             self._controller.consensus.deliver(message)
 
     async def _answer(self, asker: str, kind: str, payload: bytes) -> bytes:
-        """Raises LookupError for a question that this version, or this server by now, has no answer to."""
+        """Raises UnansweredError for a question that this version, or this server by now, cannot answer."""
+        if kind not in self.answers:
+            raise UnansweredError(f"this server has no answer to {kind!r}")
         return await self.answers[kind](payload)
 
     # -- where others are

@@ -15,8 +15,9 @@ import trio
 from cryptography import x509
 
 from liftbridge.broker.authz import Authorizer
-from liftbridge.broker.config import ConfigError, TlsConfig
-from liftbridge.broker.tls import server_ssl_context
+from liftbridge.broker.config import ClusteringConfig, ConfigError, TlsConfig
+from liftbridge.broker.peers import Peers
+from liftbridge.broker.tls import peer_ssl_context, server_ssl_context
 from liftbridge.rpc import RpcServer
 
 logger = logging.getLogger("liftbridge")
@@ -25,19 +26,20 @@ logger = logging.getLogger("liftbridge")
 class Reloader:
     """Reloads when asked; several requests while one is served become one more."""
 
-    def __init__(self, tls: TlsConfig) -> None:
+    def __init__(self, tls: TlsConfig, clustering: ClusteringConfig) -> None:
         self._tls = tls
+        self._clustering = clustering
         self._asked = trio.Event()
 
     def request(self) -> None:
         """Ask for a reload; may come before `run`."""
         self._asked.set()
 
-    async def run(self, server: RpcServer, authorizer: Authorizer | None) -> None:
+    async def run(self, server: RpcServer, peers: Peers, authorizer: Authorizer | None) -> None:
         """Serve requests for ever.
 
         Args:
-            server: what gets the new certificate.
+            server, peers: what gets the new certificate, to be connected to and to connect with.
             authorizer: what reads the policy again, None without authorization.
         """
         while True:
@@ -46,18 +48,21 @@ class Reloader:
             if not self._tls.enabled:
                 logger.info("SIGHUP: there is nothing to reload")
                 continue
-            await self._reload_certificates(server)
+            await self._reload_certificates(server, peers)
             if authorizer is not None:
                 await authorizer.reload()
 
-    async def _reload_certificates(self, server: RpcServer) -> None:
+    async def _reload_certificates(self, server: RpcServer, peers: Peers) -> None:
         try:
             context = await trio.to_thread.run_sync(server_ssl_context, self._tls)
+            to_peers = await trio.to_thread.run_sync(peer_ssl_context, self._tls, self._clustering)
         except ConfigError as error:
             logger.error("the certificate stays as it was: %s", error)  # noqa: TRY400  # not a defect of ours
             return
         assert context is not None, "TLS is on"
+        assert to_peers is not None, "TLS is on"
         server.use_tls(context)
+        peers.use_tls(to_peers)
         assert self._tls.cert is not None, "TLS is on"
         described = await trio.to_thread.run_sync(_described, self._tls.cert)
         logger.info("new connections get the certificate of %s: %s", self._tls.cert, described)

@@ -363,6 +363,11 @@ class _Downstream:
         self.sessions: dict[Key, int] = {}  # the newest that was answered
         self.told: dict[Key, tuple[int, int]] = {}  # high watermark and log start
 
+    def forget(self, key: Key) -> None:
+        """The link has nothing to do with a partition any more."""
+        self.sessions.pop(key, None)
+        self.told.pop(key, None)
+
 
 class Replicator:
     """All roles of this broker in partitions with several replicas. Have `run` run."""
@@ -440,9 +445,8 @@ class Replicator:
             del self._leading[leading.key]
             self._to_look_at.pop(leading.key, None)
             for link, downstream in self._downstreams.items():
-                link.turns.withdraw(leading.key)
-                downstream.sessions.pop(leading.key, None)
-                downstream.told.pop(leading.key, None)
+                link.forget(leading.key)
+                downstream.forget(leading.key)
 
     def forget_following(self, following: Following) -> None:
         """It has ended."""
@@ -450,6 +454,8 @@ class Replicator:
         if upstream is None or upstream.following.get(following.key) is not following:
             return
         del upstream.following[following.key]
+        if upstream.link is not None:
+            upstream.link.forget(following.key)
         if not upstream.following:
             del self._upstreams[following.leader]
             upstream.scope.cancel()
@@ -525,7 +531,10 @@ class Replicator:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send, link, downstream)
                 while True:
-                    for key, statement in await link.receive():
+                    statements = await link.receive()
+                    for key in link.take_forgotten():
+                        downstream.forget(key)
+                    for key, statement in statements:
                         self._state(link, key, statement)
                     downstream.news.set()  # credit may have come back
         finally:
