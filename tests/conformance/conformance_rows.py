@@ -5,15 +5,13 @@ from outside. It has a test, which is named after the feature, or a `reason` why
 `note` tells where this server is meant to be different. `docs/compatibility.md` is written from these rows
 and from a run of their tests; test_compatibility_table.py sees to it that rows, tests and table agree.
 
-What one server shows of a feature of clusters is tested, and the note says what is left.
+What needs several servers is a row of its own where one server shows a part.
 """
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
-
-CLUSTER = "needs a cluster"
 
 
 class Row(NamedTuple):
@@ -58,10 +56,8 @@ STREAMS = _area(
         "Replication factor",
         "1.0",
         "more than there are servers: `INVALID_ARGUMENT`; -1: all servers; 0: 1",
-        "",
-        "two and more replicas need a cluster",
     ),
-    ("Replica placement by load", "1.5", "many streams: counts per broker about even", CLUSTER),
+    ("Replica placement by load", "1.5", "many streams: counts per broker about even"),
     (
         "Delete a stream",
         "1.0",
@@ -93,8 +89,6 @@ STREAMS = _area(
         "Minimum ISR",
         "1.0, per stream 1.3",
         "fewer replicas than it: `ALL` gets no ack, `LEADER` does, subscribers see nothing new",
-        "",
-        "an ISR that shrinks and grows needs a cluster",
     ),
     (
         "Optimistic concurrency",
@@ -199,15 +193,11 @@ SUBSCRIBING = _area(
         "Only committed messages",
         "1.0",
         "with an ISR below the minimum nothing is delivered, with any start position",
-        "",
-        "messages that a follower lacks need a cluster",
     ),
     (
         "Read from a replica",
         "1.0",
         "a leader ignores the permission",
-        "",
-        "a follower that reads needs a cluster",
     ),
     (
         "Reverse order",
@@ -216,7 +206,7 @@ SUBSCRIBING = _area(
         "",
         "field 12 of `SubscribeRequest`, as no published definition has it; ends with `RESOURCE_EXHAUSTED`",
     ),
-    ("Wrong leader refused", "1.0", "subscribe on a follower: `FAILED_PRECONDITION`", CLUSTER),
+    ("Wrong leader refused", "1.0", "subscribe on a follower: `FAILED_PRECONDITION`"),
 )
 
 METADATA = _area(
@@ -225,16 +215,18 @@ METADATA = _area(
         "Cluster metadata",
         "1.0",
         "broker, streams, partitions, leaders, ISR; unknown stream or group: an entry with an error",
-        "",
-        "several brokers need a cluster",
     ),
-    ("Broker list cache", "1.0", "stop a server: the list stays until the age has passed", CLUSTER),
+    (
+        "Broker list cache",
+        "1.0",
+        "stop a server: the list stays until the age has passed",
+        "",
+        "what has gone is not listed any more, at once: there is no cache",
+    ),
     (
         "Partition metadata",
         "1.3",
         "-1 and -1, then rising; unknown: `NOT_FOUND`",
-        "",
-        "a follower that refuses needs a cluster",
     ),
     (
         "Creation and event times, readonly flag",
@@ -255,13 +247,11 @@ METADATA = _area(
         "1.3",
         "none: -1; set 5, fetch 5; set 3, fetch 3; the same after a restart; off: `INTERNAL`",
     ),
-    ("Cursor routing", "1.3", "only the right server accepts", CLUSTER),
+    ("Cursor routing", "1.3", "only the right server accepts"),
     (
         "Cursors replication factor",
         "1.8",
         "metadata of `__cursors`: a replica on each server",
-        "",
-        "two and more replicas need a cluster",
     ),
     ("Cursors auto-pause", "1.3", "a short time: `__cursors` is paused; fetch and set still work"),
     (
@@ -272,7 +262,7 @@ METADATA = _area(
         "who is there keeps what balance allows, where the original deals anew",
     ),
     ("Member expiry", "1.8", "stop polling: the epoch changes, the other member has all"),
-    ("Coordinator fail-over", "1.8", "kill the coordinator: another one, with a higher epoch", CLUSTER),
+    ("Coordinator fail-over", "1.8", "kill the coordinator: another one, with a higher epoch"),
     (
         "Fencing",
         "1.8",
@@ -293,30 +283,59 @@ SERVERS = _area(
     (
         "Seed bootstrap",
         "1.0",
-        "with the flag it elects itself; without it, it does not start with an empty directory",
+        "with the flag it elects itself; without it, an empty directory waits for a cluster to join",
     ),
-    ("Peer bootstrap", "1.0", "three servers with one list form a cluster", CLUSTER),
-    ("Automatic join", "1.0", "a fourth server appears in the metadata", CLUSTER),
-    ("Two seeds detected", "1.0", "two seeds of one namespace: both exit", CLUSTER),
+    ("Peer bootstrap", "1.0", "three servers with one list form a cluster"),
+    ("Automatic join", "1.0", "a fourth server appears in the metadata"),
+    (
+        "Two seeds detected",
+        "1.0",
+        "two seeds of one namespace",
+        "",
+        "the second seed finds the cluster and joins it, so there are never two",
+    ),
     (
         "Namespaces",
         "1.0",
         "two servers with two namespaces at one NATS: metadata and internal streams are disjoint",
     ),
     ("Durable server id", "1.0", "restart with another id: metadata shows the old one"),
-    ("Limited quorum", "1.5", "non-voters do not count", CLUSTER),
-    ("Metadata leader fail-over", "1.0", "kill it: creating works again", CLUSTER),
-    ("Partition leader fail-over", "1.0", "kill it: another one leads, nothing acked is lost", CLUSTER),
-    ("ISR shrink and growth", "1.0", "stop a follower: `isr` shrinks, later grows", CLUSTER),
-    ("Log truncation by leader epoch", "1.0", "what an isolated leader had alone is gone", CLUSTER),
-    ("Forwarding", "1.0", "create through every server", CLUSTER),
+    ("Limited quorum", "1.5", "non-voters do not count"),
+    ("Metadata leader fail-over", "1.0", "kill it: creating works again"),
+    (
+        "Partition leader fail-over",
+        "1.0",
+        "kill it: another one leads, nothing acked is lost",
+        "",
+        "the broker that decides on metadata notices, not the followers",
+    ),
+    ("ISR shrink and growth", "1.0", "stop a follower: `isr` shrinks, later grows"),
+    ("Log truncation by leader epoch", "1.0", "what an isolated leader had alone is gone"),
+    ("Forwarding", "1.0", "create through every server"),
     (
         "Raft tuning",
         "1.0",
         "the settings are accepted; restart after many operations: state is intact",
-        "",
-        "followers that are sent a snapshot need a cluster",
     ),
+)
+
+SEVERAL = _area(
+    "Several servers",
+    ("Replication factor of several servers", "1.0", "2: two replicas; 4: `INVALID_ARGUMENT`; -1: three"),
+    (
+        "Minimum ISR of several servers",
+        "1.0, per stream 1.3",
+        "a follower less: `ALL` gets no ack, `LEADER` does, subscribers see nothing new, until it is back",
+    ),
+    (
+        "Ack policies of several servers",
+        "1.0",
+        "`ALL` waits for followers that are dead until they are known to be",
+    ),
+    ("Only committed messages of several servers", "1.0", "what followers lack is not delivered"),
+    ("Read from a replica of several servers", "1.0", "subscribe on a follower that is in sync"),
+    ("Cluster metadata of several servers", "1.0", "three brokers, the same on each of them"),
+    ("Partition metadata of several servers", "1.3", "a follower: `FAILED_PRECONDITION`"),
 )
 
 OPERATIONS = _area(
@@ -334,8 +353,6 @@ OPERATIONS = _area(
         "CLI flags",
         "1.0, embedded NATS 1.5",
         "each flag, with its alias; both forms of one, unknown ones, wrong values: it does not start",
-        "",
-        "`--raft-bootstrap-peers` is refused, as it needs a cluster",
     ),
     ("Bind and advertised address", "1.0", "the table of first and second choices, through metadata"),
     ("TLS", "1.0", "a client with the authority connects, one without TLS does not"),
@@ -386,6 +403,7 @@ ROWS: list[Row] = [
     *SUBSCRIBING,
     *METADATA,
     *SERVERS,
+    *SEVERAL,
     *OPERATIONS,
 ]
 

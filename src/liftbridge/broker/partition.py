@@ -368,8 +368,10 @@ class Partition:
         sink = self._sink = self._make_sink(log.next_offset, log.last_timestamp)
         sink.readonly = self.model.readonly
         self._storing = True
-        # Opening has made the tail durable, and a single replica that has it is every replica.
-        self._commit(log.next_offset)
+        # A single replica that has the tail, as the policy demands, is every replica.
+        self._commit(log.synced_offset if self.settings.sync_policy == "always" else log.next_offset)
+        if log.synced_offset < log.next_offset:
+            self._request_sync(log)
         try:
             sid = await self._ingest.connection.subscribe(self.subject, sink, self.stream.group)
         except Exception as error:
