@@ -323,7 +323,7 @@ def test_isr_shrink_and_growth(three):
 
 
 def test_log_truncation_by_leader_epoch(three):
-    name = create(Api(three[0]), replicationFactor=3)
+    name = create(Api(three[0]), replicationFactor=3, minIsr=api_pb2.NullableInt32(value=2))
     leader, followers = leader_and_followers(three, name)
     publish(Api(leader), name, b"0", ackPolicy=api_pb2.ALL)
     for follower in followers:
