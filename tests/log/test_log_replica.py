@@ -24,6 +24,7 @@ from log_helpers import (
 )
 
 from liftbridge.log import CorruptBatchError, Keyring, Log, LogOptions, ReceivedBatches
+from liftbridge.log.inspect import Batch, LogInspector
 from liftbridge.log.keys import MasterKey
 
 KEYRING = Keyring(MasterKey.of(b"sixteen bytes ok", "key"), ())
@@ -116,6 +117,28 @@ def test_beginnings_of_epochs_are_sent_to_who_does_not_have_them(tmp_path):
         fetch_all(leader, follower, 1)
         check_same(leader, follower)
         assert follower.epochs == leader.epochs
+
+
+def test_the_beginning_of_an_epoch_in_front_of_an_index_entry_is_sent(tmp_path):
+    """The index has no entry for what lies less than 4096 bytes behind the last one, but for the batch behind
+    it, at the same offset."""
+    leader = open_log(tmp_path / "a", segment_max_bytes=1 << 20)
+    whole = batch([Record(b"x" * 3900, 0)]).size
+    leader.append(batch([Record(b"x" * (3900 + 4056 - whole), 0)]), 1)
+    leader.begin_epoch(2, 0)
+    leader.append(numbered(1, 10), 2)
+    assert [each[:3] for each in leader.read_batches(1, 1, 1 << 20)[1]] == [(1, 1, 2), (1, 11, 2)]
+    assert [each[:3] for each in leader.read_batches(1, 2, 1 << 20)[1]] == [(1, 11, 2)]
+
+
+def test_every_batch_names_the_one_in_front_of_it(tmp_path):
+    leader, follower = (open_log(tmp_path / name, segment_max_bytes=1 << 20) for name in "ab")
+    for first in range(0, 100, 10):
+        leader.append(numbered(first, 10), 1)
+    fetch_all(leader, follower, 700)
+    follower.close()
+    chains = [item.chain for item in LogInspector(tmp_path / "b").items() if isinstance(item, Batch)]
+    assert chains == ["unchecked", *["good"] * 9]
 
 
 def test_what_is_synced_here_is_told_not_what_was_synced_there(tmp_path):

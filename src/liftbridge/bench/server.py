@@ -188,25 +188,20 @@ def command(directory: Path, sync: str, joins: str = "") -> list[str]:
         "write_deadline": f"{WRITE_DEADLINE_SECONDS}s",
     }
     nats.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in nats_settings.items()))
-    settings = {
+    settings: dict[str, object] = {
         "listen": "127.0.0.1:0",
         "data.dir": str(directory / "data"),
         "clustering.secret": SECRET,
         "streams.sync.policy": sync,
-        **({"nats.servers": [joins]} if joins else _alone(nats)),
+        "clustering.raft.bootstrap.seed": True,  # which joins the cluster that it finds, if there is one
     }
+    if joins:
+        settings["nats.servers"] = [joins]
+    else:
+        settings |= {"nats.embedded": True, "nats.embedded.config": str(nats)}
     config = directory / "liftbridge.yaml"
     config.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items()))
     return [sys.executable, "-m", "liftbridge.cli.main", "--config", str(config)]
-
-
-def _alone(nats: Path) -> dict[str, object]:
-    """Settings of a server that begins a cluster, and brings NATS along."""
-    return {
-        "nats.embedded": True,
-        "nats.embedded.config": str(nats),
-        "clustering.raft.bootstrap.seed": True,
-    }
 
 
 def _nats_pid(directory: Path) -> int | None:

@@ -214,7 +214,7 @@ class Server:
                 await clustering.start(replicator.run)
                 await partitions.start(streams.run)
                 await _remember_boot(data.path)
-                settling = Settling(controller, streams, cluster.ask_broker)
+                settling = Settling(controller, streams, cluster.ask_broker, cluster.is_linked)
                 groups = ConsumerGroups(controller, config.groups)
                 cluster.answers |= {SETTLED: settling.answer, REPORT: groups.answer_report}
                 await clustering.start(partial(cluster.run, streams.positions, power_lost=power_lost))

@@ -142,6 +142,7 @@ class Cluster:
             send=self.peers.send,
             links=self.peers,
             guarantees=self._guarantees,
+            reaches=self.is_linked,
         )
         return self._controller
 
@@ -236,6 +237,10 @@ class Cluster:
         return any(
             broker.alive and broker.id != controller.broker for broker in controller.state.brokers.values()
         )
+
+    def is_linked(self, broker: str) -> bool:
+        """Whether there is a link to another broker now."""
+        return broker in self.peers.linked
 
     async def ask_broker(self, broker: str, kind: str, payload: bytes) -> bytes:
         """Ask a broker something. Raises UnreachableError, LostError."""

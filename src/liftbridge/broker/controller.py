@@ -113,6 +113,7 @@ class Controller:
         encryption_refusal: str = "",
         links: Links | None = None,
         guarantees: Callable[[StreamSettings], Guarantees] = no_more,
+        reaches: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self.state = metadata.state
         self.broker = broker
@@ -122,6 +123,7 @@ class Controller:
         self._metadata = metadata
         self._links = links
         self._guarantees = guarantees
+        self._reaches = reaches
         self._clock = clock
         self._encryption_refusal = encryption_refusal
         self._turn = trio.Lock()
@@ -140,6 +142,7 @@ class Controller:
         links: Links | None = None,
         options: Options | None = None,
         guarantees: Callable[[StreamSettings], Guarantees] = no_more,
+        reaches: Callable[[str], bool] = lambda _: True,
     ) -> Controller:
         """Recover the metadata from the data directory, or begin a cluster.
 
@@ -154,6 +157,7 @@ class Controller:
                 for a server that is its own cluster.
             options: bounds and times of the consensus.
             guarantees: what a stream with some settings is to guarantee, by the configuration of this server.
+            reaches: whether a broker can be reached now.
 
         Raises ControllerStartError. Cancelling waits until the directory is in order.
         """
@@ -175,6 +179,7 @@ class Controller:
             encryption_refusal=encryption_refusal,
             links=links,
             guarantees=guarantees,
+            reaches=reaches,
         )
 
     @property
@@ -363,6 +368,10 @@ class Controller:
         """
         brokers = self.active_brokers
         replicas = resolve_replication_factor(replication_factor, len(brokers))
+        # One that has just died is still active, until its session ends.
+        reached = [broker for broker in brokers if broker == self.broker or self._reaches(broker)]
+        if len(reached) >= replicas:
+            brokers = reached
         return CreateStream(
             name=name,
             subject=subject,

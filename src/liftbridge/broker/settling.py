@@ -32,12 +32,18 @@ logger = logging.getLogger("liftbridge.cluster")
 
 
 class Settling:
-    """Waits for partitions here and elsewhere. `ask` asks another broker by its id."""
+    """Waits for partitions here and elsewhere.
 
-    def __init__(self, controller: Controller, streams: Streams, ask: AskBroker) -> None:
+    `ask` asks another broker by its id, and `linked` tells whether there is a link to it now.
+    """
+
+    def __init__(
+        self, controller: Controller, streams: Streams, ask: AskBroker, linked: Callable[[str], bool]
+    ) -> None:
         self._controller = controller
         self._streams = streams
         self._ask = ask
+        self._linked = linked
 
     async def wait(self, stream: Stream, partition_ids: Iterable[int] | None = None) -> None:
         """Wait until partitions of a stream, all of them for None, take messages or do not for a reason.
@@ -63,7 +69,7 @@ class Settling:
         with trio.move_on_after(KNOWN_SECONDS):
             async with trio.open_nursery() as nursery:
                 for broker in self._controller.state.brokers.values():
-                    if broker.alive and broker.id != self._controller.broker:
+                    if broker.alive and self._linked(broker.id):
                         nursery.start_soon(self._wait_elsewhere, broker.id, stream, [])
 
     async def _wait_elsewhere(self, broker: str, stream: Stream, partition_ids: list[int]) -> None:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from planted.bug import Bug, log_tests
 
-_FRESH = (
-    "    fresh, _ = open_segment(write_segment(directory, header, codecs), os.O_RDWR, codecs, Before())\n"
-)
-
 REPLICAS = (
     Bug(
         "read-skips-beginning-of-epoch",
@@ -23,7 +19,7 @@ REPLICAS = (
         "_log.pyx",
         "            if info.epoch > epoch:\n                entry = self._entry_at(offset - 1)\n",
         "            if False:\n                entry = self._entry_at(offset - 1)\n",
-        log_tests("replica.py"),
+        log_tests("replica.py::test_the_beginning_of_an_epoch_in_front_of_an_index_entry_is_sent"),
     ),
     Bug(
         "leaders-sync-taken-for-own",
@@ -40,7 +36,7 @@ REPLICAS = (
         "_log.pyx",
         "                before = info.crc\n        self._put(out, length)",
         "                before = before\n        self._put(out, length)",
-        log_tests("replica.py::test_batches_come_as_they_are"),
+        log_tests("replica.py::test_every_batch_names_the_one_in_front_of_it"),
     ),
     Bug(
         "received-not-checked",
@@ -92,24 +88,11 @@ REPLICAS = (
         log_tests("replica.py::test_whatever_either_log_does_to_bodies"),
     ),
     Bug(
-        "both-beginnings-at-once",
-        "a log that begins anew has two segments at a moment, one of them in front of nothing",
-        "log/truncation.py",
-        "    for path in old:\n        path.unlink()\n    sync_directory(directory)\n"
-        "    header = SegmentHeader(stream_id, partition, offset, time.time_ns())\n"
-        f"{_FRESH}",
-        "    header = SegmentHeader(stream_id, partition, offset, time.time_ns())\n"
-        f"{_FRESH}"
-        "    for path in old:\n        if path != fresh.path:\n            path.unlink()\n"
-        "    sync_directory(directory)\n",
-        log_tests("begin_disk.py::test_a_kill_at_every_call"),
-    ),
-    Bug(
         "start-noted-for-ever",
         "a log that begins anew keeps the note of where it began before",
         "log/truncation.py",
         "    (directory / START_NAME).unlink(missing_ok=True)\n",
         "",
-        log_tests("begin_disk.py"),
+        log_tests("begin_disk.py::test_a_kill_at_every_call"),
     ),
 )
