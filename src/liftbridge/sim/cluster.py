@@ -128,6 +128,7 @@ class Cluster:
         nodes = frozenset((broker.host.number + 1) * 100 + 1 for broker in self.brokers.values())
         first = Snapshot(SnapshotMeta(machine.index, 1, Members(nodes)), machine.state())
         for broker in self.brokers.values():
+            broker.found()
             broker.host.found(first)
             assert broker.host.node is not None
             self._places[broker.host.node] = broker.host.number
@@ -306,6 +307,7 @@ class _Run:
         least = 2 if quiet else random.choice((1, 2, 2))
         guarantees = Guarantees(least, unclean, random.random() < 0.5)
         partitions = 1 if quiet else random.choice((1, 1, 2))
+        world.note("settings", settings, guarantees)
         self.cluster.begin(guarantees, partitions, factor)
         self._clients(random, partitions, quiet=quiet)
         for broker in self.cluster.brokers.values():

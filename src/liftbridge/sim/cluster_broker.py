@@ -7,7 +7,8 @@ A life: the logs are read and synced, it registers, and takes roles from metadat
 in them. From then on it sends heartbeats, and its lease is what is confirmed of them.
 
 Invariants:
-- How its last run ended it says by its disk: a marker of an orderly end, the boot in which it ran.
+- How it ended says its disk: a marker of an orderly end, the boot in which it ran. Both are of the last run
+  that was registered: a run that found something lost, and ended before the metadata knew, changes neither.
 - A confirmed heartbeat counts when as much is applied here as was there when it was confirmed.
 - Metadata are looked at after they were applied, never while: applying cannot fail.
 """
@@ -271,7 +272,6 @@ class Broker:
     def _open(self) -> None:
         self._ended = self._how_it_ended()
         self._home.delete(_CLEAN)
-        self._home.replace(_BOOT, [self._boot])
         for where, disk in self._data.items():
             self.logs[where] = ReplicaLog(disk)
             if self.logs[where].lost:
@@ -286,7 +286,12 @@ class Broker:
 
         self._home.sync(self.guarded(synced))
         for log in self.logs.values():
-            log.sync(self.guarded(synced))
+            self._run(log.mend, self.guarded(synced))
+
+    def found(self) -> None:
+        """Begin with an empty disk that is its own."""
+        self._home.replace(_BOOT, [self._boot])
+        self._home.sync(lambda: None)
 
     def _how_it_ended(self) -> Ended:
         boot = self._home.read(_BOOT)
@@ -499,6 +504,7 @@ class Broker:
             self.epoch = record.epoch
             self.lease.registered(record.epoch)
             self.sessions = sessions_of(record.epoch)
+            self._home.replace(_BOOT, [self._boot])
             for replica in self.replicas.values():
                 replica.end_role()
         self._count_confirmed()
@@ -547,6 +553,8 @@ class Broker:
                 if isinstance(outcome, Changed):
                     for where in wheres:
                         self._withdrawing.pop(where, None)
+                        if lost and where in self.logs:
+                            self.logs[where].forgive()
 
             withdrawal = WithdrawReplicas(self.name, self.epoch, wheres, lost)
             self._withdrawal = self.request(withdrawal, told)

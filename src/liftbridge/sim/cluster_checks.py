@@ -176,7 +176,6 @@ class ClusterChecks:
     def _changed(self, where: Where, story: Story, before: Partition | None, after: Partition) -> None:
         if bool(after.isr) != bool(after.leader) or after.leader not in (*after.isr, ""):
             self.fail(f"J-11: led by {after.leader!r}, in sync are {after.isr}")
-        story.losers -= set(after.isr) - set(before.isr if before else ())
         if after.unclean_epoch > story.unclean:
             self.unclean += 1
             story.unclean = after.unclean_epoch
@@ -184,6 +183,7 @@ class ClusterChecks:
                 self.fail(
                     f"J-01: an unclean election of {after.leader}, and only {story.losers} lost something"
                 )
+        story.losers -= set(after.isr) - set(before.isr if before else ())
         self._members(where, story, after)
 
     def _members(self, where: Where, story: Story, partition: Partition) -> None:
@@ -230,15 +230,13 @@ class ClusterChecks:
 
     def gone(self, broker: Broker, *, power: bool) -> None:
         """A process has ended, perhaps with its machine."""
-        if not power:
-            return
         for where, log in broker.logs.items():
             story = self.stories[where]
-            story.doubtful.add(broker.name)
-            if log.unsynced:
-                story.power_lost = True
-                if not story.guarantees.synced:
-                    story.losers.add(broker.name)
+            if not story.guarantees.synced and (power or not broker.settings.knows_boot):
+                story.losers.add(broker.name)  # as far as it can tell
+            if power:
+                story.doubtful.add(broker.name)
+                story.power_lost = story.power_lost or log.unsynced
 
     def robbed(self, broker: Broker, where: Where) -> None:
         """A disk has lost what it had synced."""

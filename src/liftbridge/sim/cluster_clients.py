@@ -84,6 +84,7 @@ class Producer(Client):
         # By attempt: what, how often before, what was acked before, and the unclean epoch then.
         self._sent: dict[int, tuple[Publish, int, int, int]] = {}
         self._acked_to = -1
+        self._unclean = 0
         self._floor = 0
         self._asked: dict[int, tuple[int, int]] = {}  # by request: least record, unclean epoch
         self._later(self.pause, self._next)
@@ -106,6 +107,8 @@ class Producer(Client):
         self._last += count
         expected = self._next_offset if policy == "all" and random.random() < 0.1 else -1
         unclean = self.cluster.checks.stories[self.where].unclean
+        if unclean != self._unclean:
+            self._unclean, self._acked_to, self._floor = unclean, -1, 0
         publish = Publish(self.where, 0, tuple(range(first, first + count)), policy, expected)
         self._send(publish, 0, self._acked_to, unclean)
 
@@ -145,12 +148,11 @@ class Producer(Client):
         self._next_offset = message.offset + len(publish.records)
         if publish.policy != "all":
             return
-        if unclean == self.cluster.checks.stories[self.where].unclean:
-            if message.offset <= after:
-                self.cluster.checks.fail(f"J-09: {message.offset} was sent after {after} was acked")
-            self._acked_to = max(self._acked_to, message.offset)
-        else:
-            self._acked_to = message.offset
+        if not unclean == self._unclean == self.cluster.checks.stories[self.where].unclean:
+            return
+        if message.offset <= after:
+            self.cluster.checks.fail(f"J-09: {message.offset} was sent after {after} was acked")
+        self._acked_to = max(self._acked_to, message.offset)
         if self.checks_cursor:
             self._floor = max(self._floor, publish.records[-1])
             self._ask()

@@ -56,13 +56,14 @@ class _Waiting(NamedTuple):
 
 class _Link:
     """One end of a connection: `number` is the follower's for it, `heard` when something came last that
-    could be used."""
+    could be used; one that is `closed` is not used any more."""
 
-    __slots__ = ("heard", "number", "received", "sent", "stash")
+    __slots__ = ("closed", "heard", "number", "received", "sent", "stash")
 
     def __init__(self, number: int, now: int) -> None:
         self.number = number
         self.heard = now
+        self.closed = False
         self.sent = 0
         self.received = 0
         self.stash: dict[int, ToLeader | FromLeader] = {}
@@ -180,15 +181,13 @@ class Replica:
             self._propose(role)
             self._commit()
             for name, link in list(self._links.items()):
-                if self._silent(link):
-                    del self._links[name]  # something was lost: it will connect anew
-                else:
+                link.closed = link.closed or self._silent(link)  # something was lost: it will connect anew
+                if not link.closed:
                     self._send(role, name, beat=True)
         elif role is not None and not role.damaged:
-            link = self._link
-            if link is not None and self._silent(link):
+            if self._link is not None and self._silent(self._link):
                 self._connect()
-            elif link is not None:
+            elif self._link is not None:
                 self._say(role.position())
 
     def _silent(self, link: _Link) -> bool:
@@ -266,7 +265,7 @@ class Replica:
         link = self._links.get(statement.broker)
         if link is None or message.link > link.number:
             link = self._links[statement.broker] = _Link(message.link, self.broker.scheduler.now)
-        if message.link < link.number:
+        if message.link < link.number or link.closed:
             return
         for each in self._arrived(link, message):
             assert isinstance(each, ToLeader)
@@ -276,7 +275,8 @@ class Replica:
         """What can be dealt with now that a message of a link has come."""
         now = self.broker.scheduler.now
         if self.broker.settings.datagrams:
-            link.heard = now
+            if isinstance(message, ToLeader) or message.batches:
+                link.heard = now  # all else does not tell that nothing was lost
             return [message]
         if message.number == link.received:
             link.heard = now
@@ -304,7 +304,7 @@ class Replica:
 
     def _reply(self, name: str, message: ToFollower, batches: list[Stored] | tuple[()]) -> None:
         link = self._links.get(name)
-        if link is not None:
+        if link is not None and not link.closed:
             number = link.sent
             link.sent += 1
             target = self.broker.number_of(name)
@@ -379,8 +379,9 @@ class Replica:
         if publish.policy != "none":
             waiting = self._by_all if publish.policy == "all" else self._by_leader
             waiting.append(_Waiting(log.next_offset - 1, publish, client))
-        for name in list(self._links):
-            self._send(leader, name)
+        for name, link in list(self._links.items()):
+            if not link.closed:
+                self._send(leader, name)
         self._commit()
         if self.guarantees.synced:
             self.flush()

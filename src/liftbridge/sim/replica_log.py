@@ -6,8 +6,9 @@ of what was written with everything synced in it. Each batch on the disk tells h
 when it was written, so that a start tells a torn tail, which it cuts off, from damage to what somebody was
 told is safe (`lost`). What retention removes is out of reach, and stays on the disk.
 
-Invariants: a log that was read is synced before anybody relies on it; it is synced after it was cut off,
-before anything else is done with it.
+Invariants: a log that was read is mended and synced before anybody relies on it; it is synced after it was
+cut off, before anything else is done with it; that something is lost is on the disk before the trace of it is
+cut off.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from liftbridge.sim.disk import DAMAGED, Disk
 
 LOG = "log"
 START = "start"
+LOST = "lost"
 _FIRST = attrgetter("first")
 _BATCH_BYTES, _RECORD_BYTES = 50, 10
 
@@ -50,13 +52,14 @@ class ReplicaLog:
 
     Attributes:
         start_offset, next_offset, synced_offset: as in `LogView`.
-        lost: whether something is gone that was synced once.
+        lost: whether something is gone that was synced once; remembered until `forgive`.
         batches: all of them, also those that retention has removed.
     """
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        self.lost = False
+        self.lost = bool(disk.read(LOST))
+        self._tail = -1  # records of the file that are good, when it has to be cut off
         self.batches: list[Stored] = []
         self._base = 0  # offset of the first of `_records`
         self._records: list[tuple[int, int]] = []  # epoch and record, by offset
@@ -78,9 +81,11 @@ class ReplicaLog:
             return
         good = next((at for at, record in enumerate(records) if record is DAMAGED), len(records))
         proven = max((record[1] for record in records if record is not DAMAGED), default=0)
-        self.lost = good < proven
+        if good < proven:
+            self.lost = True
+            self._disk.replace(LOST, [True])
         if good == 0:
-            self._disk.replace(LOG, [(0, 0)])
+            self._tail = 0
             return
         self._base = self.next_offset = records[0][0]
         for at in range(1, good):
@@ -90,7 +95,28 @@ class ReplicaLog:
                 break
             self._add(batch)
         if good < len(records):
-            self._disk.cut(LOG, good)
+            self._tail = good
+
+    def mend(self, done: Callable[[], None]) -> None:
+        """Cut off what is damaged, when it is on the disk that something is lost, and sync; then `done`."""
+
+        def cut() -> None:
+            if self._tail == 0:
+                self._disk.replace(LOG, [(0, 0)])
+            elif self._tail > 0:
+                self._disk.cut(LOG, self._tail)
+            self.sync(done)
+
+        if self.lost:
+            self._disk.sync(cut)
+        else:
+            cut()
+
+    def forgive(self) -> None:
+        """It is known elsewhere that something is lost."""
+        if self.lost:
+            self.lost = False
+            self._disk.delete(LOST)
 
     # -- what is looked at
 
