@@ -172,7 +172,7 @@ class Producer(Client):
 
     def _cursor(self, cursor: Cursor) -> None:
         least, unclean = self._asked.pop(cursor.number, (0, 0))
-        if cursor.record is None or unclean != self.cluster.checks.stories[self.where].unclean:
+        if unclean != self.cluster.checks.stories[self.where].unclean:
             return
         if cursor.record < least:
             self.cluster.checks.fail(f"J-18: a cursor is at {cursor.record}, it was set to {least} before")

@@ -137,7 +137,7 @@ class FetchCursor(NamedTuple):
 
 
 class Cursor(NamedTuple):
-    """The newest record of that producer; None when the one that was asked may not say."""
+    """The newest record of that producer, 0 for none."""
 
     number: int
-    record: int | None
+    record: int

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 PRODUCER = 1_000_000  # records of a producer are its number times this, and counted from there
 _FETCHED = 20  # records in an answer
 _WAITING = 200  # messages that wait for acks
+_QUESTIONS = 50  # questions for cursors that wait
 _STASHED = 30  # messages of a link that wait for one before them
 
 
@@ -98,6 +99,7 @@ class Replica:
         self._by_all: deque[_Waiting] = deque()
         self._cursors: dict[int, int] = {}
         self._cursors_to = 0
+        self._questions: deque[tuple[int, int, FetchCursor]] = deque(maxlen=_QUESTIONS)  # when, client, what
 
     # -- roles
 
@@ -129,6 +131,7 @@ class Replica:
                 self._refuse(waiting.client, waiting.publish, "the leader has stepped down")
             self._by_leader.clear()
             self._by_all.clear()
+            self._questions.clear()
         self._links.clear()
         self._link = None
 
@@ -320,7 +323,7 @@ class Replica:
                 batches = log.behind(place.next_offset, place.last_epoch, settings.batches)
             if not batches and not beat:
                 return
-            data = leader.data(name, place.session, [batch.span for batch in batches])
+            data = leader.data(name, place.session, [batch.span for batch in batches], self.broker.now)
             if data is None:
                 return
             self._reply(name, data, batches)
@@ -338,6 +341,8 @@ class Replica:
         for waiting, limit in ((self._by_leader, limits.leader), (self._by_all, limits.all)):
             while waiting and waiting[0].offset <= limit:
                 self._ack(waiting.popleft())
+        if self._questions:
+            self._answer_questions(leader)
 
     def _ack(self, waiting: _Waiting) -> None:
         publish = waiting.publish
@@ -492,20 +497,20 @@ class Replica:
         self.broker.send(client, answer)
 
     def cursor(self, client: int, fetch: FetchCursor) -> None:
-        """A client wants the newest record of a producer, which only a leader with a lease knows to be it."""
-        leader, log = self.role, self.log
-        record = None
-        if (
-            isinstance(leader, Leader)
-            and leader.established
-            and leader.leased(self.broker.lease, self.broker.now)
-        ):
+        """A client wants the newest record of a producer: when it is certain that nobody else led then."""
+        if isinstance(self.role, Leader):
+            self._questions.append((self.broker.now, client, fetch))
+
+    def _answer_questions(self, leader: Leader) -> None:
+        questions, log = self._questions, self.log
+        while questions and leader.alone(self.broker.lease, questions[0][0], self.broker.now):
+            _, client, fetch = questions.popleft()
             start = max(self._cursors_to, log.start_offset)
             self._cursors_to = max(start, leader.high_watermark + 1)
             for _, each in log.records(start, self._cursors_to):
-                self._cursors[each // PRODUCER] = max(each, self._cursors.get(each // PRODUCER, 0))
-            record = self._cursors.get(fetch.producer, 0)
-        self.broker.send(client, Cursor(fetch.number, record))
+                producer = each // PRODUCER
+                self._cursors[producer] = max(each, self._cursors.get(producer, 0))
+            self.broker.send(client, Cursor(fetch.number, self._cursors.get(fetch.producer, 0)))
 
 
 def _known(leader: Leader, name: str) -> object:
