@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from replica_log import Stored
 from replication_cases import EPOCH, data, follower, log_of, partition
@@ -16,7 +18,7 @@ from liftbridge.replication.follower import (
     Truncate,
     Wait,
 )
-from liftbridge.replication.messages import Accepted, BeginAt, Diverging, Fence, Fenced
+from liftbridge.replication.messages import NEVER, Accepted, BeginAt, Diverging, Fence, Fenced
 
 # -- appending
 
@@ -234,3 +236,17 @@ def test_another_leader_epoch_is_another_machine():
     machine = follower(log_of((2, 6)))
     assert machine.metadata(partition(epoch=9))
     assert not machine.metadata(partition(leader_epoch=9, epoch=9))
+
+
+# -- what it has heard
+
+
+def test_it_states_the_newest_that_it_has_heard_of_its_leader():
+    machine = follower(log_of((2, 6)))
+    assert machine.begin().heard == NEVER
+    machine.receive(replace(data(session=2), sent=5.0))
+    machine.receive(replace(data(session=2), sent=4.0))
+    machine.receive(replace(data(session=1), sent=8.0))
+    machine.receive(replace(data(session=2), sent=9.0, leader_epoch=EPOCH - 1))
+    assert machine.position().heard == 5.0
+    assert machine.begin().heard == 5.0

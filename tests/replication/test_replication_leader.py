@@ -64,7 +64,9 @@ def test_what_retention_has_removed_while_it_was_on_its_way_is_no_difference():
     machine = leader(log, ("a",), min_isr=1)
     machine.state(said("b", 2, 2), 0.0)
     sent = [batch.span for batch in log.behind(2, 2)]
-    assert machine.data("b", 1, sent[:3]) is not None  # up to offset 6
+    data = machine.data("b", 1, sent[:3], 7.0)  # up to offset 6
+    assert data is not None
+    assert data.sent == 7.0
     log.retain(4)
     assert machine.state(said("b", 2, 2), 1.0) == Accepted(EPOCH, 1, 5)
     assert machine.state(said("b", 4, 2), 1.0) == Accepted(EPOCH, 1, 5)
@@ -309,6 +311,56 @@ def test_without_a_lease_only_what_is_committed_is_acked():
     assert machine.acks(lease, 12.0) == AckLimits(leader=5, all=6)
     lease.confirmed(0, 12.0)
     assert machine.acks(lease, 13.0) == AckLimits(leader=7, all=6)
+
+
+def test_a_follower_that_has_heard_its_leader_keeps_it_from_giving_up():
+    log = log_of((2, 6))
+    machine = leader(log, ("a", "b", "c"))
+    lease = Lease(2.0)
+    for name in "bc":
+        machine.state(said(name, 6, 2), 9.0)
+        machine.state(said(name, 6, 2, heard=10.0), 11.0)
+    assert machine.leased(lease, 11.9)
+    assert not machine.leased(lease, 12.0)
+
+
+def test_a_statement_that_was_on_its_way_for_long_is_no_sign_of_life():
+    log = log_of((2, 6))
+    machine = leader(log, ("a", "b"))
+    machine.state(said("b", 6, 2, heard=10.0), 100.0)
+    assert machine.followers["b"].last_fetch == 100.0
+    assert not machine.leased(Lease(2.0), 100.0)
+    # Nor is one that was overtaken, and one whose log does not fit says as much.
+    machine.state(said("b", 9, heard=99.0), 100.0)
+    machine.state(said("b", 6, 2, heard=98.0, session=2), 100.0)
+    assert machine.leased(Lease(2.0), 100.9)
+    assert not machine.leased(Lease(2.0), 101.0)
+
+
+def test_what_must_not_be_old_is_answered_when_nobody_else_can_have_led():
+    log = log_of((2, 6))
+    machine = leader(log, ("a", "b"))
+    lease = Lease(2.0)
+    machine.state(said("b", 6, heard=9.0), 10.0)
+    lease.confirmed(0, 10.0)
+    assert not machine.alone(lease, 10.0, 11.0)  # b may lead since 9
+    machine.state(said("b", 6, heard=10.0), 11.0)
+    assert machine.alone(lease, 10.0, 11.0)
+    assert not machine.alone(lease, 10.1, 11.0)
+    assert not machine.alone(lease, 10.0, 12.0)  # it may have been fenced
+    machine.retire()
+    assert not machine.alone(lease, 10.0, 11.0)
+
+
+def test_what_must_not_be_old_is_not_answered_before_the_newest_is_known():
+    log = log_of((2, 6))
+    machine = leader(log, ("a",), min_isr=2)
+    lease = Lease(2.0)
+    lease.confirmed(0, 10.0)
+    assert not machine.alone(lease, 10.0, 11.0)
+    machine = leader(log_of((2, 6)), ("a",), min_isr=1)
+    machine.commit()
+    assert machine.alone(lease, 10.0, 11.0)
 
 
 def test_after_stepping_down_nothing_is_acked_committed_or_proposed():

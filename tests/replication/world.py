@@ -329,7 +329,7 @@ class World:
         if place is None:
             return False
         batches = self.nodes[name].log.behind(place.next_offset, place.last_epoch)[:limit]
-        data = leader.data(to, place.session, [batch.span for batch in batches])
+        data = leader.data(to, place.session, [batch.span for batch in batches], self.now)
         assert data is not None
         self.links[name, to].append((data, batches))
         return bool(batches)

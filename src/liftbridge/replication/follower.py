@@ -31,6 +31,7 @@ from typing import TypeAlias
 from liftbridge.log.epochs import end_of_epoch
 from liftbridge.metadata.model import Partition
 from liftbridge.replication.messages import (
+    NEVER,
     NO_EPOCH,
     Accepted,
     Batch,
@@ -151,6 +152,7 @@ class Follower:
         self._session: int | None = None
         self._stated: tuple[int, int, int] | None = None
         self._accepted = False
+        self._heard = NEVER
         self.damaged = False
 
     @property
@@ -203,6 +205,7 @@ class Follower:
             last_epoch,
             min(synced_offset, next_offset),
             self._log.start_offset,
+            self._heard,
         )
 
     # -- what comes
@@ -216,6 +219,7 @@ class Follower:
         if message.leader_epoch != self.epoch or message.session != self._session:
             return NOTHING  # a session that has ended
         if isinstance(message, Data):
+            self._heard = max(self._heard, message.sent)
             return self._data(message)
         if isinstance(message, Accepted):
             self._accepted = True

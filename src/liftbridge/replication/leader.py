@@ -39,6 +39,7 @@ from liftbridge.replication.acks import AckGate, AckLimits
 from liftbridge.replication.isr import Basis, InSync, Unknown
 from liftbridge.replication.lease import Lease
 from liftbridge.replication.messages import (
+    NEVER,
     Accepted,
     Answer,
     Batch,
@@ -221,10 +222,13 @@ class Leader:
             return None
         return SendFrom(progress.session, progress.sent_offset, progress.sent_epoch)
 
-    def data(self, broker: str, session: int, batches: Iterable[Batch] = ()) -> Data | None:
+    def data(
+        self, broker: str, session: int, batches: Iterable[Batch] = (), now: float = NEVER
+    ) -> Data | None:
         """What to send with these batches, which are those that `send_from` asked for; a heartbeat for none.
 
-        None when the session has ended since.
+        Without the time it proves nothing to this leader when the follower has heard it. None when the
+        session has ended since.
         """
         progress = self._followers.get(broker)
         if progress is None or not progress.verified or progress.session != session or self._retired:
@@ -233,7 +237,7 @@ class Leader:
         if sent:
             assert sent[0].first == progress.sent_offset, (sent[0], progress)
             progress.sent_offset, progress.sent_epoch = sent[-1].next_offset, sent[-1].epoch
-        return Data(self.epoch, session, sent, self._high_watermark, self._log.start_offset)
+        return Data(self.epoch, session, sent, self._high_watermark, self._log.start_offset, now)
 
     # -- committing
 
@@ -269,10 +273,28 @@ class Leader:
         )
 
     def leased(self, lease: Lease, now: float) -> bool:
-        """Whether it may act without asking anybody: ack by itself, answer reads as the leader."""
-        return not self._retired and lease.valid(
-            now, [self._followers[each].last_fetch for each in self._isr.maximal if each != self.broker]
+        """Whether it may ack by itself, without asking anybody. Another leader may have been made meanwhile,
+        but not for longer than the lease lasts."""
+        return not self._retired and lease.valid(now, self._heard())
+
+    def alone(self, lease: Lease, since: float, now: float) -> bool:
+        """Whether nobody else has led at `since`: what it knows to be committed was the newest then.
+
+        For answers that must not be old, such as that of a cursor. `since` is when the question came. Nobody
+        was made leader for this one's silence, by its lease; nobody else was who is in sync, as each of them
+        has followed it since. Those hear from it at the next heartbeat; the caller may send one at once. And
+        what was committed before this leader must be known to be.
+        """
+        return (
+            not self._retired
+            and self.established
+            and now < lease.until
+            and min(self._heard(), default=since) >= since
         )
+
+    def _heard(self) -> list[float]:
+        """When each other in-sync replica has followed this leader for certain."""
+        return [self._followers[each].heard for each in self._isr.maximal if each != self.broker]
 
     # -- in-sync replicas
 

@@ -5,21 +5,26 @@ stands still then; what needs nobody, acks of policy LEADER and reads as the lea
 
 The controller takes a broker for dead when it has heard nothing of it for the session time. An answer to a
 heartbeat that was sent at a time proves that the controller has heard it at that time or later; so with a
-lease that is shorter than the session, and counted from the sending, no other leader exists before its end,
-as
-far as clocks go at the same speed: the difference of the two is what they may differ by.
+lease that is shorter than the session, and counted from the sending, no other leader is made for its silence
+before its end, as far as clocks go at the same speed: the difference of the two is what they may differ by.
+A controller answers only when a majority has confirmed, since the heartbeat came, that it still is one; and
+an answer counts here when as much of the metadata is applied as was when it was given, so that a broker which
+was fenced and is not any more knows what that has cost it.
 
 While the controller is away, being elected itself, a leader goes on if all other in-sync replicas have stated
-their position in its epoch within the lease: the next leader is one of them, and does not do so any more.
+within the lease that they follow it: the next leader is one of them, and does not do so any more. Then, and
+when leadership is moved on purpose, two may act for as long as the lease lasts. Who must not be contradicted
+by another leader asks `Leader.alone`.
 
-Invariant: an answer counts for the time of its question, never for that of its arrival.
+Invariant: an answer counts for the time of its question, never for that of its arrival. So does a statement:
+for when the message was sent that its follower had heard.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from liftbridge.replication.progress import NEVER
+from liftbridge.replication.messages import NEVER
 
 
 class Lease:
@@ -53,8 +58,8 @@ class Lease:
     def valid(self, now: float, heard: Iterable[float] = ()) -> bool:
         """Whether a leader may act at `now`.
 
-        `heard`: when each other in-sync replica of its partition has last stated its position in this epoch;
-        empty when there is none, which proves nothing.
+        `heard`: when each other in-sync replica of its partition has followed this leader for certain
+        (`Progress.heard`); empty when there is none, which proves nothing.
         """
         if now < self.until:
             return True

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Protocol, TypeAlias
 
 NO_EPOCH = 0
+NEVER = float("-inf")
 
 
 class LogView(Protocol):
@@ -50,6 +51,7 @@ class Statement:
         session: a higher number than before begins a session: what was sent in another is not in the log,
             unless it is below `next_offset`.
         next_offset, last_epoch, synced_offset, log_start: as in `LogView`.
+        heard: the newest `Data.sent` that had come in this leader epoch when this was stated; NEVER for none.
     """
 
     broker: str
@@ -60,6 +62,7 @@ class Statement:
     last_epoch: int
     synced_offset: int
     log_start: int
+    heard: float = NEVER
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,7 @@ class Data:
     Attributes:
         high_watermark: of the leader, when this was sent.
         log_start: of the leader's log.
+        sent: when, by the leader's clock, which nobody else knows: followers tell it what they have heard.
     """
 
     leader_epoch: int
@@ -147,6 +151,7 @@ class Data:
     batches: tuple[Batch, ...]
     high_watermark: int
     log_start: int
+    sent: float = NEVER
 
 
 Answer: TypeAlias = Accepted | Diverging | BeginAt | Fenced

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from liftbridge.replication.messages import Statement
-
-NEVER = float("-inf")
+from liftbridge.replication.messages import NEVER, Statement
 
 
 @dataclass(slots=True)
@@ -27,6 +25,9 @@ class Progress:
         sent_offset, sent_epoch: where the log of the follower will end when all has arrived that was sent:
             its next offset, and the epoch of its last batch.
         last_fetch: when it stated anything last.
+        heard: when the newest message was sent that it had from this leader when it stated something: it
+            followed this leader then, or later. That a statement has come says nothing of the kind, as it may
+            have been on its way for long.
         last_caught_up: see above; NEVER if it never had.
     """
 
@@ -39,6 +40,7 @@ class Progress:
     sent_offset: int = 0
     sent_epoch: int = 0
     last_fetch: float = NEVER
+    heard: float = NEVER
     last_caught_up: float = NEVER
     _mark_offset: int | None = None
     _mark_time: float = NEVER
@@ -64,6 +66,7 @@ class Progress:
         self.broker_epoch, self.session = statement.broker_epoch, statement.session
         self.verified = False
         self.last_fetch = now
+        self.heard = max(self.heard, statement.heard)
         self._mark_offset = None
 
     def stated(self, statement: Statement, end: int, durable: bool, now: float) -> None:
@@ -77,6 +80,7 @@ class Progress:
         self.synced_offset = min(statement.synced_offset, statement.next_offset)
         self.log_start = statement.log_start
         self.last_fetch = now
+        self.heard = max(self.heard, statement.heard)
         self._note_caught_up(end, self.position(durable), now)
 
     def _note_caught_up(self, end: int, position: int, now: float) -> None:

@@ -12,50 +12,20 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from liftbridge.raft import Options
 from liftbridge.sim.raft_cluster import Cluster
 from liftbridge.sim.raft_faults import PROFILES, Faults
 from liftbridge.sim.raft_host import TICK, Host
 from liftbridge.sim.raft_machine import command
+from liftbridge.sim.results import Result
 from liftbridge.sim.world import MILLISECOND, SECOND, Violation, World
 
 __all__ = ["PROFILES", "Result", "run"]
 
+KIND = "consensus"
 _HEALED = 400 * TICK  # for a cluster that is whole again
 _LOOKS = 10 * MILLISECOND
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run has shown.
-
-    Attributes:
-        seed, profile: what repeats it.
-        problem: what must not happen and has; "" when all is well.
-        trace: the last events; empty when all is well and nobody asked for it.
-        events: that were handled.
-        acked: commands that clients were told of.
-        terms: of the last leader.
-        digest: of all events, "" unless asked for.
-    """
-
-    seed: int
-    profile: str
-    problem: str
-    trace: tuple[str, ...]
-    events: int
-    acked: int
-    terms: int
-    digest: str
-
-    def report(self, last: int | None = 60) -> str:
-        """The finding as text: what, the last events (None for all there are), and how to see it again."""
-        events = self.trace if last is None else self.trace[-last:]
-        again = f"liftbridge sim --seed {self.seed} --profile {self.profile} --trace"
-        what = f"seed {self.seed}, profile {self.profile}: {self.problem}"
-        return "\n".join([what, *events, what, f"again: {again}"])
 
 
 def run(
@@ -90,6 +60,7 @@ def run(
         problem = f"a node failed by itself:\n{traceback.format_exc()}"
     terms = max((host.core.term for host in simulation.cluster.hosts if host.core is not None), default=0)
     return Result(
+        KIND,
         seed,
         profile,
         problem,

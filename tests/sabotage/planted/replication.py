@@ -173,6 +173,42 @@ REPLICATION = (
         _links("while_the_controller_is_away_all_other_in_sync_replicas_make_up_for_it"),
     ),
     Bug(
+        "lease-by-old-statements",
+        "a statement that was on its way for long is taken for a sign of life",
+        "replication/progress.py",
+        "        self.heard = max(self.heard, statement.heard)\n",
+        "        self.heard = now\n",
+        _leader("a_statement_that_was_on_its_way_for_long_is_no_sign_of_life"),
+        times=2,
+    ),
+    Bug(
+        "heard-by-another-session",
+        "a follower tells its leader that it has heard what it has dropped",
+        "replication/follower.py",
+        "            self._heard = max(self._heard, message.sent)\n",
+        "            self._heard = message.sent\n",
+        (
+            "tests/replication/test_replication_follower.py::"
+            "test_it_states_the_newest_that_it_has_heard_of_its_leader",
+        ),
+    ),
+    Bug(
+        "old-answers",
+        "what must not be old is answered although another may have led since",
+        "replication/leader.py",
+        "            and min(self._heard(), default=since) >= since\n",
+        "",
+        _leader("what_must_not_be_old_is_answered_when_nobody_else_can_have_led"),
+    ),
+    Bug(
+        "old-answers-of-the-fenced",
+        "what must not be old is answered by who may have been fenced",
+        "replication/leader.py",
+        "            and now < lease.until\n",
+        "",
+        _leader("what_must_not_be_old_is_answered_when_nobody_else_can_have_led"),
+    ),
+    Bug(
         "lease-of-a-run-before",
         "a lease survives the registration that follows it",
         "replication/lease.py",
