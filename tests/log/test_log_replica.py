@@ -135,7 +135,7 @@ def test_every_batch_names_the_one_in_front_of_it(tmp_path):
     leader, follower = (open_log(tmp_path / name, segment_max_bytes=1 << 20) for name in "ab")
     for first in range(0, 100, 10):
         leader.append(numbered(first, 10), 1)
-    fetch_all(leader, follower, 700)
+    fetch_all(leader, follower, 3000)
     follower.close()
     chains = [item.chain for item in LogInspector(tmp_path / "b").items() if isinstance(item, Batch)]
     assert chains == ["unchecked", *["good"] * 9]

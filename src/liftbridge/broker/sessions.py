@@ -11,6 +11,7 @@ heartbeats: it is asked for in an answer, and told with the next one, at once.
 Invariants:
 - A confirmation counts for the time at which its question was sent, and only where all is applied that was
   when it was given: else a broker that was fenced meanwhile might not know it.
+- A session is confirmed after a majority has said that this broker leads, and that after the heartbeat came.
 - A leader that has just begun gives everybody a whole session; nobody is fenced for the silence before.
 - Only a leader proposes what the machine has decided, and what it decides anew follows from the state then.
 """
@@ -24,7 +25,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import trio
 from google.protobuf.message import DecodeError
 
-from liftbridge.broker.consensus import NotLeadingError
+from liftbridge.broker.consensus import BusyError, NotLeadingError
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.forwarding import Links, LostError, UnreachableError
 from liftbridge.broker.registration import Registration
@@ -154,8 +155,10 @@ class Sessions:
         answer = internal_pb2.HeartbeatAnswer()
         try:
             if leader == self._consensus.core.node_id:
-                answer.ParseFromString(self.answer(question))
-                return answer
+                with trio.move_on_after(ANSWER_SECONDS):
+                    answer.ParseFromString(await self.answer_heartbeat(question))
+                    return answer
+                return None
             with trio.move_on_after(ANSWER_SECONDS):
                 answer.ParseFromString(await self._links.ask(leader, HEARTBEAT, question))
                 return answer
@@ -170,10 +173,6 @@ class Sessions:
     # -- those of all
 
     async def answer_heartbeat(self, payload: bytes) -> bytes:
-        """Another broker is there. Returns the answer to it. Raises OperationError."""
-        return self.answer(payload)
-
-    def answer(self, payload: bytes) -> bytes:
         """A broker is there. Returns the answer to it. Raises OperationError for bytes that say nothing."""
         message = internal_pb2.Heartbeat()
         try:
@@ -189,6 +188,8 @@ class Sessions:
             control.stated(broker, epoch, dict(map(_decode, message.positions)))
         self._wake()
         wanted = control.wanted().get(broker, ())
+        if heard is Heard.CONFIRMED and not await self._leads_still():
+            return internal_pb2.HeartbeatAnswer(not_deciding=True).SerializeToString()
         return internal_pb2.HeartbeatAnswer(
             confirmed=heard is Heard.CONFIRMED,
             reason="" if heard is Heard.CONFIRMED else heard.value,
@@ -198,6 +199,17 @@ class Sessions:
                 for stream_id, partition in wanted
             ],
         ).SerializeToString()
+
+    async def _leads_still(self) -> bool:
+        """Whether a majority says now that this broker leads: one that has stood still does not know that
+        another one does, and what it confirmed would be a lease beside that of another leader."""
+        if self._consensus.alone:
+            return True
+        try:
+            await self._consensus.read_index()
+        except (NotLeadingError, BusyError):
+            return False
+        return True
 
     async def _decide(self) -> None:
         """Decide for as long as this broker leads, whenever it does."""
