@@ -223,6 +223,7 @@ class Server:
                 own_publisher = InternalPublisher(publisher, config.clustering.namespace)
                 await _start_publisher(publisher, own_publisher)
                 await cluster.wait_active()
+                await streams.clean_up()
                 for stream in list(controller.state.streams.values()):
                     await streams.settled(stream)
                 await create_internal_streams(config, controller, streams, settling)

@@ -2,8 +2,8 @@
 
 The controller tells of every committed operation; this module opens and closes partitions accordingly, in
 tasks that end when that is done, gives them their roles, and keeps the routes that publishes are sent by. At
-start it brings up what the restored metadata contains and reports directories that no stream owns; it removes
-only those of streams that a committed operation deleted.
+start it brings up what the restored metadata contains, and later reports directories that no stream owns; it
+removes only those of streams that a committed operation deleted.
 
 Until the metadata has this run of the broker, nothing leads here: that this server led before says nothing of
 what its disk has kept.
@@ -24,6 +24,7 @@ import resource
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -150,7 +151,7 @@ class Streams:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                await trio.to_thread.run_sync(self._clean_up)
+                await trio.to_thread.run_sync(partial(self._root.mkdir, parents=True, exist_ok=True))
                 for stream in self._state.streams.values():
                     self.changed(stream)
                 for stream in list(self._state.streams.values()):
@@ -410,9 +411,12 @@ class Streams:
 
     # -- files -----------------------------------------------------------------------------------------
 
+    async def clean_up(self) -> None:
+        """Finish deletions that a stop interrupted, and name what belongs to nobody. For when the state is as
+        new as that of others: what was agreed on meanwhile is not known before."""
+        await trio.to_thread.run_sync(self._clean_up)
+
     def _clean_up(self) -> None:
-        """Finish deletions that a stop interrupted, and name what belongs to nobody."""
-        self._root.mkdir(parents=True, exist_ok=True)
         deleted = {str(stream_id) for stream_id in self._state.deleted_ids}
         known = {str(stream.stream_id) for stream in self._state.streams.values()}
         for directory in sorted(self._root.iterdir()):
