@@ -24,13 +24,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
 import trio
 
 from liftbridge.broker.controller import Controller
-from liftbridge.broker.peers import FollowLink, Key, LeadLink, Peers
+from liftbridge.broker.peers import FollowLink, Key, LeadLink, LinkError, Peers
 from liftbridge.log import Log, LogError, ReceivedBatches
 from liftbridge.metadata.broker_operations import BrokerOperation, WithdrawReplicas
 from liftbridge.metadata.brokers import BrokerState
@@ -338,6 +339,18 @@ class Following:
         self._replicator.forget_following(self)
 
 
+@contextmanager
+def _isolated(partition: Replica) -> Iterator[None]:
+    """A defect that shows in one partition is to end that one, and not what all of them share."""
+    try:
+        yield
+    except LinkError:
+        raise
+    except Exception as error:
+        logger.exception("%s has failed", partition)
+        partition.fail(f"replication has failed: {type(error).__name__}: {error}")
+
+
 def _received(message: Data, payload: bytes) -> ReceivedBatches:
     """The batches that have come with a message. Raises ValueError: they are not whole, or others."""
     received = ReceivedBatches(payload, message.batches[0].first)
@@ -508,7 +521,8 @@ class Replicator:
                 for key, message, payload in await link.receive():
                     receiver = upstream.following.get(key)
                     if receiver is not None:
-                        receiver.receive(message, payload)
+                        with _isolated(receiver.partition):
+                            receiver.receive(message, payload)
                     link.dealt_with(len(payload))
         finally:
             upstream.link = None
@@ -543,7 +557,8 @@ class Replicator:
     def _state(self, link: LeadLink, key: Key, statement: Statement) -> None:
         leading = self._leading.get(key)
         if leading is not None:
-            leading.state(statement, link)
+            with _isolated(leading.partition):
+                leading.state(statement, link)
             return
         stream = self._controller.state.stream_by_id(key[0])
         epoch = 0

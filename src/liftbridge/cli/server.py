@@ -66,10 +66,20 @@ def run_server(
     except (*START_ERRORS, BaseExceptionGroup) as error:
         reason = _start_error(error)
         if reason is None:
+            _tell_defects(error)
             raise
         print(f"liftbridge: {reason}", file=sys.stderr)
         return 1
     return 0
+
+
+def _tell_defects(error: BaseException) -> None:
+    """Log each exception of a group by itself: a traceback of the whole tree stops before it comes to them."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            _tell_defects(inner)
+    else:
+        logging.getLogger("liftbridge").critical("the server has failed", exc_info=error)
 
 
 def _start_error(error: BaseException) -> str | None:
