@@ -74,7 +74,7 @@ def run_server(
 
 
 def _tell_defects(error: BaseException) -> None:
-    """Log each exception of a group by itself: a traceback of the whole tree stops before it comes to them."""
+    """Log each exception of a group by itself: a traceback of the tree of tasks ends before it gets there."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             _tell_defects(inner)
