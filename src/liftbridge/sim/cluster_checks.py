@@ -31,10 +31,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from liftbridge.metadata.broker_operations import RegisterBroker, WithdrawReplicas
+from liftbridge.metadata.broker_operations import Ended, RegisterBroker, WithdrawReplicas
 from liftbridge.metadata.errors import MetadataError
 from liftbridge.metadata.model import Guarantees, Partition
 from liftbridge.metadata.operations import DeleteStream, Operation
+from liftbridge.metadata.replica_operations import AlterIsr
 from liftbridge.metadata.state import ClusterState, Outcome
 from liftbridge.replication.follower import Follower
 from liftbridge.replication.leader import Leader
@@ -162,10 +163,16 @@ class ClusterChecks:
                 story = self.stories.get(where)
                 if story is None:
                     story = self.stories[where] = Story(stream.guarantees)
+                if before is not None and isinstance(operation, AlterIsr):
+                    story.losers -= set(partition.isr) - set(before.isr)
                 self._changed(where, story, before, partition)
 
     def _registered(self, operation: RegisterBroker) -> None:
         broker = self._brokers[operation.broker]
+        if operation.ended is not Ended.CLEAN:
+            for story in self.stories.values():
+                if operation.ended is Ended.LOST or not story.guarantees.synced:
+                    story.losers.add(broker.name)  # as far as anybody can tell
         if broker.incarnation == operation.incarnation:
             for where, story in self.stories.items():
                 log = broker.logs.get(where)
@@ -181,9 +188,8 @@ class ClusterChecks:
             story.unclean = after.unclean_epoch
             if len(story.losers) < story.guarantees.min_isr and not story.guarantees.unclean_election:
                 self.fail(
-                    f"J-01: an unclean election of {after.leader}, and only {story.losers} lost something"
+                    f"J-01: an unclean election when {story.losers} lost something: {before}, now {after}"
                 )
-        story.losers -= set(after.isr) - set(before.isr if before else ())
         self._members(where, story, after)
 
     def _members(self, where: Where, story: Story, partition: Partition) -> None:
@@ -230,13 +236,12 @@ class ClusterChecks:
 
     def gone(self, broker: Broker, *, power: bool) -> None:
         """A process has ended, perhaps with its machine."""
+        if not power:
+            return
         for where, log in broker.logs.items():
             story = self.stories[where]
-            if not story.guarantees.synced and (power or not broker.settings.knows_boot):
-                story.losers.add(broker.name)  # as far as it can tell
-            if power:
-                story.doubtful.add(broker.name)
-                story.power_lost = story.power_lost or log.unsynced
+            story.doubtful.add(broker.name)
+            story.power_lost = story.power_lost or log.unsynced
 
     def robbed(self, broker: Broker, where: Where) -> None:
         """A disk has lost what it had synced."""
@@ -259,6 +264,7 @@ class ClusterChecks:
         log, exposed = replica.log, story.exposed
         if story.unsettled and leader.epoch >= story.unclean:
             story.given_up = story.unclean
+            story.losers.discard(name)
             keep = min(len(exposed), log.next_offset)
             while keep > log.start_offset and log.record(keep - 1) != exposed[keep - 1]:
                 keep -= 1
