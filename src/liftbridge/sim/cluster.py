@@ -293,11 +293,12 @@ class _Run:
         quiet = profile == "failover"
         brokers = 3 if quiet else random.choice((3, 3, 3, 4, 5))
         factor = 3 if quiet else random.choice((2, 3, 3, 3))
+        datagrams = not quiet and random.random() < 0.3
         settings = Settings(
-            window=random.choice((1, 5, 20, 100)),
+            window=random.choice((1, 2, 5) if datagrams else (1, 5, 20, 100)),
             batches=random.choice((1, 4, 16)),
             flush_every=random.choice((0, 60_000, 200_000)),
-            datagrams=not quiet and random.random() < 0.3,
+            datagrams=datagrams,
             knows_boot=random.random() < 0.7,
             reaction=random.choice((500, 3_000, 3_000, 60_000)) if not quiet else 3_000,
         )

@@ -29,7 +29,8 @@ Invariant: nothing here changes what a broker does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from liftbridge.metadata.broker_operations import Ended, RegisterBroker, WithdrawReplicas
 from liftbridge.metadata.errors import MetadataError
@@ -408,15 +409,13 @@ class ClusterChecks:
                 self.fail(f"J-03: {record}, acked at {offset} by the leader of {epoch}, is lost")
 
 
-def durable_end(records: object) -> int:
-    """Where a log ends on the medium, by the records of its file."""
-    assert isinstance(records, list | tuple)
-    for record in reversed(records):
-        if record is DAMAGED:
-            return -1
-        value = record[0]
-        return value.next_offset if isinstance(value, Stored) else int(value)
-    return 0
+def durable_end(records: Sequence[Any], *, torn: bool) -> int:
+    """Where a log ends on the medium, by the records of its file; `torn`: whether power was lost."""
+    end = next((at for at, record in enumerate(records) if record is DAMAGED), -1) if torn else -1
+    if not records or end == 0:
+        return 0
+    value = records[end - 1 if end > 0 else -1][0]
+    return value.next_offset if isinstance(value, Stored) else int(value)
 
 
 def _same(one: Outcome | MetadataError, other: Outcome | MetadataError) -> bool:

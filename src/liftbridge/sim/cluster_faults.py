@@ -525,7 +525,8 @@ class Faults:
         if broker is not None and broker.replicas:
             replica = broker.replicas[self._random.choice(sorted(broker.replicas))]
             if replica.role is not None:
-                replica.retain(int(replica.role.high_watermark * self._random.random()))
+                offset = int(replica.role.high_watermark * self._random.random())
+                broker.later(0, replica.retain, offset)
 
     # ---- metadata ----
 
