@@ -19,9 +19,11 @@ from collections.abc import Callable
 from random import Random
 
 from liftbridge.metadata.broker_operations import Ended, RegisterBroker, UnfenceBroker
+from liftbridge.metadata.elections import most_complete
 from liftbridge.metadata.model import Guarantees, StreamSettings
 from liftbridge.metadata.operations import CreateStream, DeleteStream, JoinGroup, LeaveGroup, Operation
 from liftbridge.metadata.placement import BrokerLoad, Placement, place
+from liftbridge.metadata.replica_operations import ChangeLeaders, LeaderChange, Mode
 from liftbridge.metadata.state import ClusterState
 from liftbridge.raft import Members, NodeId, Options, Raft, Snapshot, SnapshotMeta
 from liftbridge.sim.cluster_broker import Broker, Settings
@@ -162,8 +164,8 @@ class Cluster:
             broker.host.start()
 
     def may_lose(self, broker: Broker) -> bool:
-        """Whether a disk can go: of each partition another broker that may lead has everything, and nobody
-        is in doubt."""
+        """Whether a disk can go, as fewer may than have to be in sync: of each partition another broker that
+        may lead has everything, and nobody is in doubt."""
         checks = self.checks
         for where, partition in checks.partitions.items():
             if broker.name not in partition.replicas:
@@ -171,7 +173,10 @@ class Cluster:
             story = checks.stories[where]
             if story.doubtful or story.unsettled:
                 return False
-            others = {*partition.isr, *partition.elr} - {broker.name}
+            trusted = {*partition.isr, *partition.elr}
+            if broker.name in trusted and story.guarantees.min_isr < 2:
+                return False
+            others = trusted - {broker.name}
             have = [
                 name
                 for name in others
@@ -195,6 +200,18 @@ class Cluster:
         running = [broker for broker in self.brokers.values() if broker.running and not broker.host.stopped]
         if running:
             self.world.random.choice(running).request(operation, _unheard)
+
+    def force(self) -> None:
+        """An operator gives up what nobody has any more, where so many have lost something that it may be so:
+        the most complete replica is to lead."""
+        for where, partition in self.checks.partitions.items():
+            story = self.checks.stories[where]
+            gone = not (partition.leader or partition.elr or partition.last_known)
+            if not gone or len(story.losers) < story.guarantees.min_isr:
+                continue
+            ends = {name: self.brokers[name].logs[where] for name in partition.replicas}
+            best = most_complete({name: (log.last_epoch, log.next_offset) for name, log in ends.items()})
+            self.ask(ChangeLeaders((LeaderChange(*where, partition.epoch, best, Mode.FORCED),)))
 
     def create(self) -> None:
         """Another stream."""
@@ -409,6 +426,8 @@ class _Run:
                 )
             for broker in self.cluster.brokers.values():
                 self.cluster.start(broker)
+            if scheduler.now > end - _HEALED // 2:
+                self.cluster.force()
             scheduler.run(scheduler.now + _LOOKS)
 
     def _at_rest(self) -> bool:

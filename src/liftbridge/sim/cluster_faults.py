@@ -535,7 +535,8 @@ class Faults:
         where = self._where()
         partition = self._cluster.checks.partitions[where]
         names = sorted(self._cluster.brokers)
-        count = max(1, min(len(names), len(partition.replicas) + self._random.choice((-1, 0, 0, 1))))
+        least = self._cluster.checks.stories[where].guarantees.min_isr
+        count = max(least, min(len(names), len(partition.replicas) + self._random.choice((-1, 0, 0, 1))))
         replicas = tuple(self._random.sample(names, count))
         self._cluster.ask(ReassignPartitions((Reassignment(*where, partition.epoch, replicas),)))
 
