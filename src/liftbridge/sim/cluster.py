@@ -6,7 +6,7 @@ leader, all its replicas in sync, everything committed (J-21). What the cores of
 held against J-01 to J-20 at each step (`cluster_checks`). The profile `failover` has one fault, the death of
 one broker of three, and bounds how long nothing is acked (J-22).
 
-Times are a sixth of the product's defaults, so that a second of a run is worth six.
+Times are a fifth of the product's defaults, so that a second of a run is worth five.
 
 Invariant: a run ends, with a result; an error of a core is a finding like any other.
 """
@@ -345,7 +345,7 @@ class _Run:
                     name,
                     where,
                     depth=1 if sequential else random.choice((2, 8)),
-                    pause=20_000 if quiet else random.choice((10, 30, 80)) * MILLISECOND,
+                    pause=20_000 if quiet else random.choice((10, 20, 50)) * MILLISECOND,
                     policies=("all",) if sequential else ("all", "all", "leader", "leader", "none"),
                     checks_cursor=sequential and random.random() < 0.7,
                 )
@@ -360,13 +360,13 @@ class _Run:
             self._failover()
             return
         if seconds is None:
-            seconds = self.world.random.choice((0.8, 1.5, 1.5, 2.5))
+            seconds = self.world.random.choice((1.0, 1.5, 2.0, 3.0))
         self.world.scheduler.run(int(seconds * SECOND))
 
     def _failover(self) -> None:
         """One broker of three dies, the leader or who decides: acks come again soon. Raises Violation."""
         cluster, scheduler, random = self.cluster, self.world.scheduler, self.world.random
-        scheduler.run(int(random.uniform(0.4, 0.8) * SECOND))
+        scheduler.run(int(random.uniform(0.6, 1.0) * SECOND))
         if not cluster.acks:
             raise Violation("J-22: nothing is acked although nothing has gone wrong")
         where = (uuid.UUID(int=1), 0)

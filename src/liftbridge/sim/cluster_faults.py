@@ -74,13 +74,13 @@ class Faults:
         self._random = random = world.random
         self._on = True
         names = sorted(set(PROFILES[profile]) - set(_SPIN))
-        share = random.choice((0.15, 0.3, 0.6, 0.9))
+        share = random.choice((0.1, 0.2, 0.4, 0.8))
         chosen = [name for name in names if random.random() < share] or names
         self.active = [name for name in chosen for _ in range(random.choice((1, 1, 2, 4)))]
         spin = [name for name in _SPIN if name in PROFILES[profile]]
         undo = max(2, len(self.active) // random.choice((2, 3, 5)))
         self.active += [random.choice(spin) for _ in range(undo if spin else 0)]
-        self._gap = random.choice((40, 80, 160, 300)) * MILLISECOND
+        self._gap = random.choice((60, 150, 300, 500)) * MILLISECOND
         self._deadly: list[tuple[str, bool]] = []  # moment, with power
         cluster.happened = self._happened
         if self.active:
