@@ -275,7 +275,7 @@ class Leader:
     def leased(self, lease: Lease, now: float) -> bool:
         """Whether it may ack by itself, without asking anybody. Another leader may have been made meanwhile,
         but not for longer than the lease lasts."""
-        return not self._retired and lease.valid(now, self._heard())
+        return not self._retired and lease.valid(now, self._heard(self._isr.successors))
 
     def alone(self, lease: Lease, since: float, now: float) -> bool:
         """Whether nobody else has led at `since`: what it knows to be committed was the newest then.
@@ -289,12 +289,12 @@ class Leader:
             not self._retired
             and self.established
             and now < lease.until
-            and min(self._heard(), default=since) >= since
+            and min(self._heard(self._isr.maximal - {self.broker}), default=since) >= since
         )
 
-    def _heard(self) -> list[float]:
-        """When each other in-sync replica has followed this leader for certain."""
-        return [self._followers[each].heard for each in self._isr.maximal if each != self.broker]
+    def _heard(self, brokers: Iterable[str]) -> list[float]:
+        """When each of these has followed this leader for certain."""
+        return [self._followers[each].heard if each in self._followers else NEVER for each in brokers]
 
     # -- in-sync replicas
 

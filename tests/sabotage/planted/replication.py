@@ -173,6 +173,14 @@ REPLICATION = (
         _links("while_the_controller_is_away_all_other_in_sync_replicas_make_up_for_it"),
     ),
     Bug(
+        "eligible-not-asked",
+        "a leader goes on although an eligible replica may lead instead",
+        "replication/isr.py",
+        "        return self.maximal.union(self._partition.elr) - {self._broker}\n",
+        "        return self.maximal - {self._broker}\n",
+        _leader("eligible_replicas_may_lead_next_as_well"),
+    ),
+    Bug(
         "lease-by-old-statements",
         "a statement that was on its way for long is taken for a sign of life",
         "replication/progress.py",
@@ -196,7 +204,7 @@ REPLICATION = (
         "old-answers",
         "what must not be old is answered although another may have led since",
         "replication/leader.py",
-        "            and min(self._heard(), default=since) >= since\n",
+        "            and min(self._heard(self._isr.maximal - {self.broker}), default=since) >= since\n",
         "",
         _leader("what_must_not_be_old_is_answered_when_nobody_else_can_have_led"),
     ),
