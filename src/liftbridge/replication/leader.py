@@ -308,8 +308,11 @@ class Leader:
     def resolve(self, change: IsrChange, outcome: Result | Unknown, now: float) -> None:
         """What became of a proposal; may move the high watermark."""
         self._isr.resolve(change, outcome, now)
-        if isinstance(outcome, Result) and outcome.refusal is None and outcome.partition is not None:
-            self.metadata(outcome.partition, self._broker_epochs, now)
+        partition = outcome.partition if isinstance(outcome, Result) else None
+        if partition is not None and partition.epoch > self._isr.epoch:
+            # Also when it was refused: if the partition has changed, perhaps by this very proposal, which
+            # came twice, then nothing may be committed on what was before.
+            self.metadata(partition, self._broker_epochs, now)
         self.commit()
 
     def metadata(self, partition: Partition | None, broker_epochs: Mapping[str, int], now: float) -> bool:

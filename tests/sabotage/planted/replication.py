@@ -173,6 +173,14 @@ REPLICATION = (
         _links("while_the_controller_is_away_all_other_in_sync_replicas_make_up_for_it"),
     ),
     Bug(
+        "refused-and-applied",
+        "a leader goes on without a member that its proposal, which came twice, has admitted",
+        "replication/leader.py",
+        "        if partition is not None and partition.epoch > self._isr.epoch:\n",
+        "        if partition is not None and outcome.refusal is None:\n",
+        _isr("what_came_twice_is_refused_the_second_time_and_was_applied"),
+    ),
+    Bug(
         "eligible-not-asked",
         "a leader goes on although an eligible replica may lead instead",
         "replication/isr.py",
