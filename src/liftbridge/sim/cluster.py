@@ -280,10 +280,10 @@ def run(
     cores = [broker.host.core for broker in cluster.brokers.values()]
     counts = (
         ("reads", cluster.checks.reads),
-        ("elections", sum(len(story.made) for story in cluster.checks.stories.values())),
-        ("unclean", cluster.checks.unclean),
-        ("lost", cluster.checks.lost),
-        ("gap", simulation.gap),
+        ("leaders", sum(len(story.made) for story in cluster.checks.stories.values())),
+        ("unclean elections", cluster.checks.unclean),
+        ("acked by a leader alone and lost", cluster.checks.lost),
+        ("ms without acks", simulation.gap // MILLISECOND),
     )
     return Result(
         KIND,

@@ -272,7 +272,9 @@ class ClusterChecks:
             del exposed[keep:]
             story.acked = {offset: record for offset, record in story.acked.items() if offset < keep}
         last = len(exposed) - 1
-        newest = leader.epoch > max((epoch for epoch, _ in story.made[:-1]), default=0)  # not one that was late
+        newest = leader.epoch > max(
+            (epoch for epoch, _ in story.made[:-1]), default=0
+        )  # not one that was late
         sound = story.unsettled or last < log.start_offset or log.record(last) == exposed[last]
         if newest and not sound:
             self.fail(f"J-07: {name} leads in epoch {leader.epoch} and lacks {last}, which was committed")
