@@ -19,8 +19,8 @@ help:
 	@echo "make test    run the tests"
 	@echo "make test-the-tests  plant bugs in a copy; the tests must catch each (CONTRIBUTING.md)"
 	@echo "make torture kills, disk errors and losses of power under the log, for long (CONTRIBUTING.md)"
-	@echo "make sim     run the consensus core under simulated faults, SEEDS=10000 of them (CONTRIBUTING.md)"
-	@echo "make sim-bugs  plant bugs in the consensus core; simulated runs must find each (CONTRIBUTING.md)"
+	@echo "make sim     run clusters under simulated faults, SEEDS=10000 of them, KIND=consensus for the core alone (CONTRIBUTING.md)"
+	@echo "make sim-bugs  plant bugs in the cores; simulated runs must find each (CONTRIBUTING.md)"
 	@echo "make compatibility  run the tests of each documented feature, write docs/compatibility.md"
 	@echo "make fuzz    feed mutated input to all that reads strangers' bytes, FUZZ_SECONDS=60 each (CONTRIBUTING.md)"
 	@echo "make check   format, lint, types, layers, generated code"
@@ -73,8 +73,9 @@ torture: $(VENV)/.test
 # Profiles take turns; FIRST is where to begin, as the same seeds do the same again.
 SEEDS ?= 10000
 FIRST ?= 0
+KIND ?= cluster
 sim: build
-	$(BIN)/liftbridge sim --seed $(FIRST) --seeds $(SEEDS)
+	$(BIN)/liftbridge sim $(KIND) --seed $(FIRST) --seeds $(SEEDS)
 
 sim-bugs: $(VENV)/.test
 	$(BIN)/python tests/sim/sensitivity.py --table docs/simulated-bugs.md

@@ -176,6 +176,28 @@ def test_what_was_refused_holds_nothing_up_and_is_not_proposed_at_once():
     assert machine.propose(2.0) == change("a", "b", epoch=8)
 
 
+def test_what_came_twice_is_refused_the_second_time_and_was_applied():
+    """The answer to the second may come first: it says what the partition is."""
+    log = log_of((2, 6))
+    machine = leader(log, ("a",), min_isr=1)
+    machine.state(said("b", 6), 1.0)
+    proposed = machine.propose(1.0)
+    log.append(EPOCH, "x")
+    now = partition(("a", "b"), epoch=20)
+    machine.resolve(proposed, Result(STREAM, 0, now, Refusal.PARTITION_EPOCH), 1.0)
+    assert machine.isr.committed == ("a", "b")
+    assert machine.high_watermark == 5
+
+
+def test_a_refusal_tells_a_leader_that_it_was_deposed():
+    machine = leader(log_of((2, 6)), ("a",), min_isr=1)
+    machine.state(said("b", 6), 1.0)
+    proposed = machine.propose(1.0)
+    now = partition(("b",), epoch=20, leader="b", leader_epoch=20)
+    machine.resolve(proposed, Result(STREAM, 0, now, Refusal.LEADER_EPOCH), 1.0)
+    assert machine.retired
+
+
 def test_what_was_not_answered_may_still_be_applied():
     log = log_of((2, 6))
     machine = leader(log, ("a",), min_isr=1)

@@ -324,6 +324,14 @@ def test_a_follower_that_has_heard_its_leader_keeps_it_from_giving_up():
     assert not machine.leased(lease, 12.0)
 
 
+def test_eligible_replicas_may_lead_next_as_well():
+    machine = leader(log_of((2, 6)), ("a", "b"), min_isr=3, elr=("c",))
+    machine.state(said("b", 6, 2, heard=10.0), 11.0)
+    assert not machine.leased(Lease(2.0), 11.0)
+    machine.state(said("c", 6, 2, heard=10.0), 11.0)
+    assert machine.leased(Lease(2.0), 11.0)
+
+
 def test_a_statement_that_was_on_its_way_for_long_is_no_sign_of_life():
     log = log_of((2, 6))
     machine = leader(log, ("a", "b"))

@@ -33,7 +33,7 @@ from liftbridge.sim.seeds import profile_of
 first, count = int(sys.argv[1]), int(sys.argv[2])
 assert liftbridge.raft.core.__file__.startswith(sys.argv[3]), liftbridge.raft.core.__file__
 for seed in range(first, first + count):
-    result = run(seed, profile_of(seed))
+    result = run(seed, profile_of("consensus", seed))
     if result.problem:
         print(json.dumps([seed - first + 1, result.profile, result.problem]))
         break

@@ -20,7 +20,7 @@ SEEDS = 84  # of each profile
 @pytest.mark.parametrize("profile", PROFILES)
 def test_no_run_finds_anything(profile):
     total = Sum()
-    for result in runs(10_000, SEEDS, profile):
+    for result in runs("consensus", 10_000, SEEDS, profile):
         assert not result.problem, result.report()
         total.add(result)
     # Else all would be well because nothing happens.
@@ -57,8 +57,8 @@ def test_a_run_is_the_same_in_every_process():
 
 
 def test_the_profiles_take_turns():
-    assert [profile_of(seed) for seed in range(6)] == list(PROFILES)
-    assert [result.profile for result in runs(6, 6, None)] == list(PROFILES)
+    assert [profile_of("consensus", seed) for seed in range(6)] == list(PROFILES)
+    assert [result.profile for result in runs("consensus", 6, 6, None)] == list(PROFILES)
 
 
 def test_every_fault_of_every_profile_exists():
@@ -80,7 +80,7 @@ def test_a_finding_says_what_and_how_to_see_it_again(monkeypatch):
     assert "its disk" in result.problem
     text = result.report()
     assert text.startswith(f"seed 0, profile network: {result.problem}\n")
-    assert text.endswith("again: liftbridge sim --seed 0 --profile network --trace")
+    assert text.endswith("again: liftbridge sim consensus --seed 0 --profile network --trace")
     assert any("take " in line for line in result.trace)
     assert run(0, "network") == result
 

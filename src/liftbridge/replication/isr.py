@@ -107,6 +107,12 @@ class InSync:
         proposed = {broker for broker, _ in self._pending.isr} if self._pending is not None else set()
         return frozenset({*self._partition.isr, *proposed, *self._possible})
 
+    @property
+    def successors(self) -> frozenset[str]:
+        """Everyone who may lead next without an unclean election: who may be in sync, and, should all those
+        be taken for dead, who is eligible."""
+        return self.maximal.union(self._partition.elr) - {self._broker}
+
     def metadata(self, partition: Partition, broker_epochs: Mapping[str, int]) -> None:
         """The metadata has changed: this is the partition now, and these are the brokers that take part."""
         self._broker_epochs = broker_epochs

@@ -275,7 +275,7 @@ class Leader:
     def leased(self, lease: Lease, now: float) -> bool:
         """Whether it may ack by itself, without asking anybody. Another leader may have been made meanwhile,
         but not for longer than the lease lasts."""
-        return not self._retired and lease.valid(now, self._heard())
+        return not self._retired and lease.valid(now, self._heard(self._isr.successors))
 
     def alone(self, lease: Lease, since: float, now: float) -> bool:
         """Whether nobody else has led at `since`: what it knows to be committed was the newest then.
@@ -289,12 +289,12 @@ class Leader:
             not self._retired
             and self.established
             and now < lease.until
-            and min(self._heard(), default=since) >= since
+            and min(self._heard(self._isr.maximal - {self.broker}), default=since) >= since
         )
 
-    def _heard(self) -> list[float]:
-        """When each other in-sync replica has followed this leader for certain."""
-        return [self._followers[each].heard for each in self._isr.maximal if each != self.broker]
+    def _heard(self, brokers: Iterable[str]) -> list[float]:
+        """When each of these has followed this leader for certain."""
+        return [self._followers[each].heard if each in self._followers else NEVER for each in brokers]
 
     # -- in-sync replicas
 
@@ -308,8 +308,11 @@ class Leader:
     def resolve(self, change: IsrChange, outcome: Result | Unknown, now: float) -> None:
         """What became of a proposal; may move the high watermark."""
         self._isr.resolve(change, outcome, now)
-        if isinstance(outcome, Result) and outcome.refusal is None and outcome.partition is not None:
-            self.metadata(outcome.partition, self._broker_epochs, now)
+        partition = outcome.partition if isinstance(outcome, Result) else None
+        if partition is not None and partition.epoch > self._isr.epoch:
+            # Also when it was refused: if the partition has changed, perhaps by this very proposal, which
+            # came twice, then nothing may be committed on what was before.
+            self.metadata(partition, self._broker_epochs, now)
         self.commit()
 
     def metadata(self, partition: Partition | None, broker_epochs: Mapping[str, int], now: float) -> bool:

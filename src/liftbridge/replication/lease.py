@@ -11,10 +11,10 @@ A controller answers only when a majority has confirmed, since the heartbeat cam
 an answer counts here when as much of the metadata is applied as was when it was given, so that a broker which
 was fenced and is not any more knows what that has cost it.
 
-While the controller is away, being elected itself, a leader goes on if all other in-sync replicas have stated
-within the lease that they follow it: the next leader is one of them, and does not do so any more. Then, and
-when leadership is moved on purpose, two may act for as long as the lease lasts. Who must not be contradicted
-by another leader asks `Leader.alone`.
+While the controller is away, being elected itself, a leader goes on if all other in-sync and eligible
+replicas have stated within the lease that they follow it: the next leader is one of them, and does not do so
+any more, unless the election is unclean. Then, and when leadership is moved on purpose, two may act for as
+long as the lease lasts. Who must not be contradicted by another leader asks `Leader.alone`.
 
 Invariant: an answer counts for the time of its question, never for that of its arrival. So does a statement:
 for when the message was sent that its follower had heard.
@@ -58,8 +58,8 @@ class Lease:
     def valid(self, now: float, heard: Iterable[float] = ()) -> bool:
         """Whether a leader may act at `now`.
 
-        `heard`: when each other in-sync replica of its partition has followed this leader for certain
-        (`Progress.heard`); empty when there is none, which proves nothing.
+        `heard`: when each of those who may lead its partition next (`InSync.successors`) has followed this
+        leader for certain (`Progress.heard`); empty when there is none, which proves nothing.
         """
         if now < self.until:
             return True

@@ -199,7 +199,7 @@ class Broker:
     def durable_end(self, where: Where) -> int:
         """Where a log ends that no loss of power can take any more."""
         disk = self._data.get(where)
-        return 0 if disk is None else durable_end(disk.durable(LOG))
+        return 0 if disk is None else durable_end(disk.durable(LOG), torn=not self.running)
 
     def send(self, target: int, message: Any) -> None:
         """Send a message to a host, which may be its own."""

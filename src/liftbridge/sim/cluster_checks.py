@@ -29,12 +29,14 @@ Invariant: nothing here changes what a broker does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from liftbridge.metadata.broker_operations import RegisterBroker, WithdrawReplicas
+from liftbridge.metadata.broker_operations import Ended, RegisterBroker, WithdrawReplicas
 from liftbridge.metadata.errors import MetadataError
 from liftbridge.metadata.model import Guarantees, Partition
 from liftbridge.metadata.operations import DeleteStream, Operation
+from liftbridge.metadata.replica_operations import AlterIsr
 from liftbridge.metadata.state import ClusterState, Outcome
 from liftbridge.replication.follower import Follower
 from liftbridge.replication.leader import Leader
@@ -162,10 +164,16 @@ class ClusterChecks:
                 story = self.stories.get(where)
                 if story is None:
                     story = self.stories[where] = Story(stream.guarantees)
+                if before is not None and isinstance(operation, AlterIsr):
+                    story.losers -= set(partition.isr) - set(before.isr)
                 self._changed(where, story, before, partition)
 
     def _registered(self, operation: RegisterBroker) -> None:
         broker = self._brokers[operation.broker]
+        if operation.ended is not Ended.CLEAN:
+            for story in self.stories.values():
+                if operation.ended is Ended.LOST or not story.guarantees.synced:
+                    story.losers.add(broker.name)  # as far as anybody can tell
         if broker.incarnation == operation.incarnation:
             for where, story in self.stories.items():
                 log = broker.logs.get(where)
@@ -181,9 +189,8 @@ class ClusterChecks:
             story.unclean = after.unclean_epoch
             if len(story.losers) < story.guarantees.min_isr and not story.guarantees.unclean_election:
                 self.fail(
-                    f"J-01: an unclean election of {after.leader}, and only {story.losers} lost something"
+                    f"J-01: an unclean election when {story.losers} lost something: {before}, now {after}"
                 )
-        story.losers -= set(after.isr) - set(before.isr if before else ())
         self._members(where, story, after)
 
     def _members(self, where: Where, story: Story, partition: Partition) -> None:
@@ -230,13 +237,12 @@ class ClusterChecks:
 
     def gone(self, broker: Broker, *, power: bool) -> None:
         """A process has ended, perhaps with its machine."""
+        if not power:
+            return
         for where, log in broker.logs.items():
             story = self.stories[where]
-            if not story.guarantees.synced and (power or not broker.settings.knows_boot):
-                story.losers.add(broker.name)  # as far as it can tell
-            if power:
-                story.doubtful.add(broker.name)
-                story.power_lost = story.power_lost or log.unsynced
+            story.doubtful.add(broker.name)
+            story.power_lost = story.power_lost or log.unsynced
 
     def robbed(self, broker: Broker, where: Where) -> None:
         """A disk has lost what it had synced."""
@@ -259,13 +265,18 @@ class ClusterChecks:
         log, exposed = replica.log, story.exposed
         if story.unsettled and leader.epoch >= story.unclean:
             story.given_up = story.unclean
+            story.losers.discard(name)
             keep = min(len(exposed), log.next_offset)
             while keep > log.start_offset and log.record(keep - 1) != exposed[keep - 1]:
                 keep -= 1
             del exposed[keep:]
             story.acked = {offset: record for offset, record in story.acked.items() if offset < keep}
         last = len(exposed) - 1
-        if not story.unsettled and last >= log.start_offset and log.record(last) != exposed[last]:
+        newest = leader.epoch > max(
+            (epoch for epoch, _ in story.made[:-1]), default=0
+        )  # not one that was late
+        sound = story.unsettled or last < log.start_offset or log.record(last) == exposed[last]
+        if newest and not sound:
             self.fail(f"J-07: {name} leads in epoch {leader.epoch} and lacks {last}, which was committed")
 
     def appended(self, replica: Replica, batch: Stored, *, led: bool) -> None:
@@ -361,7 +372,7 @@ class ClusterChecks:
             self.fail(f"J-02: {offset} of {epoch} is acked for {record} and another")
         now = self._world.scheduler.now
         later = next((when for other, when in story.made if other > epoch), now)
-        if now > later + self._lease:
+        if now > later + self._lease and epoch >= story.unclean:
             self.fail(f"J-03: {name} acks alone in epoch {epoch}, {now - later} us after another led")
 
     def read(self, replica: Replica, start: int, records: list[tuple[int, int]]) -> None:
@@ -402,15 +413,13 @@ class ClusterChecks:
                 self.fail(f"J-03: {record}, acked at {offset} by the leader of {epoch}, is lost")
 
 
-def durable_end(records: object) -> int:
-    """Where a log ends on the medium, by the records of its file."""
-    assert isinstance(records, list | tuple)
-    for record in reversed(records):
-        if record is DAMAGED:
-            return -1
-        value = record[0]
-        return value.next_offset if isinstance(value, Stored) else int(value)
-    return 0
+def durable_end(records: Sequence[Any], *, torn: bool) -> int:
+    """Where a log ends on the medium, by the records of its file; `torn`: whether power was lost."""
+    end = next((at for at, record in enumerate(records) if record is DAMAGED), -1) if torn else -1
+    if not records or end == 0:
+        return 0
+    value = records[end - 1 if end > 0 else -1][0]
+    return value.next_offset if isinstance(value, Stored) else int(value)
 
 
 def _same(one: Outcome | MetadataError, other: Outcome | MetadataError) -> bool:

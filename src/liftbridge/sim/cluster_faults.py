@@ -74,13 +74,13 @@ class Faults:
         self._random = random = world.random
         self._on = True
         names = sorted(set(PROFILES[profile]) - set(_SPIN))
-        share = random.choice((0.15, 0.3, 0.6, 0.9))
+        share = random.choice((0.1, 0.2, 0.4, 0.8))
         chosen = [name for name in names if random.random() < share] or names
         self.active = [name for name in chosen for _ in range(random.choice((1, 1, 2, 4)))]
         spin = [name for name in _SPIN if name in PROFILES[profile]]
         undo = max(2, len(self.active) // random.choice((2, 3, 5)))
         self.active += [random.choice(spin) for _ in range(undo if spin else 0)]
-        self._gap = random.choice((40, 80, 160, 300)) * MILLISECOND
+        self._gap = random.choice((60, 150, 300, 500)) * MILLISECOND
         self._deadly: list[tuple[str, bool]] = []  # moment, with power
         cluster.happened = self._happened
         if self.active:
@@ -525,7 +525,8 @@ class Faults:
         if broker is not None and broker.replicas:
             replica = broker.replicas[self._random.choice(sorted(broker.replicas))]
             if replica.role is not None:
-                replica.retain(int(replica.role.high_watermark * self._random.random()))
+                offset = int(replica.role.high_watermark * self._random.random())
+                broker.later(0, replica.retain, offset)
 
     # ---- metadata ----
 
@@ -534,7 +535,8 @@ class Faults:
         where = self._where()
         partition = self._cluster.checks.partitions[where]
         names = sorted(self._cluster.brokers)
-        count = max(1, min(len(names), len(partition.replicas) + self._random.choice((-1, 0, 0, 1))))
+        least = self._cluster.checks.stories[where].guarantees.min_isr
+        count = max(least, min(len(names), len(partition.replicas) + self._random.choice((-1, 0, 0, 1))))
         replicas = tuple(self._random.sample(names, count))
         self._cluster.ask(ReassignPartitions((Reassignment(*where, partition.epoch, replicas),)))
 

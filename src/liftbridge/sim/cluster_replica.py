@@ -46,7 +46,7 @@ PRODUCER = 1_000_000  # records of a producer are its number times this, and cou
 _FETCHED = 20  # records in an answer
 _WAITING = 200  # messages that wait for acks
 _QUESTIONS = 50  # questions for cursors that wait
-_STASHED = 30  # messages of a link that wait for one before them
+_STASHED = 500  # messages of a link that wait for one before them
 
 
 class _Waiting(NamedTuple):
@@ -441,7 +441,8 @@ class Replica:
             return
         for each in self._arrived(link, message):
             assert isinstance(each, FromLeader)
-            self._act(role, each)
+            if self._link is link:
+                self._act(role, each)
 
     def _act(self, follower: Follower, message: FromLeader) -> None:
         if self.role is not follower or self._busy:
@@ -454,9 +455,13 @@ class Replica:
         elif isinstance(action, Restart):
             self._cut(action.offset, drop=True)
         elif isinstance(action, Restate):
-            if action.reason is not None and not self.broker.settings.datagrams:
+            if self.broker.settings.datagrams:
+                self._link = None  # not at once, or what overtakes each other makes it begin anew for ever
+                self.broker.later(5 * MILLISECOND, self._reconnect, follower)
+            elif action.reason is not None:
                 self.broker.checks.fail(f"{self.broker.name} got what does not fit: {action.reason}")
-            self._connect()
+            else:
+                self._connect()
         elif isinstance(action, Wait):
             self._link = None
             if action.retry:
