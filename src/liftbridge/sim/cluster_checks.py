@@ -36,7 +36,7 @@ from liftbridge.metadata.broker_operations import Ended, RegisterBroker, Withdra
 from liftbridge.metadata.errors import MetadataError
 from liftbridge.metadata.model import Guarantees, Partition
 from liftbridge.metadata.operations import DeleteStream, Operation
-from liftbridge.metadata.replica_operations import AlterIsr
+from liftbridge.metadata.replica_operations import AlterIsr, ChangeLeaders
 from liftbridge.metadata.state import ClusterState, Outcome
 from liftbridge.replication.follower import Follower
 from liftbridge.replication.leader import Leader
@@ -166,6 +166,8 @@ class ClusterChecks:
                     story = self.stories[where] = Story(stream.guarantees)
                 if before is not None and isinstance(operation, AlterIsr):
                     story.losers -= set(partition.isr) - set(before.isr)
+                if before is not None and isinstance(operation, ChangeLeaders):
+                    self._recovered(where, before, partition)
                 self._changed(where, story, before, partition)
 
     def _registered(self, operation: RegisterBroker) -> None:
@@ -192,6 +194,18 @@ class ClusterChecks:
                     f"J-01: an unclean election when {story.losers} lost something: {before}, now {after}"
                 )
         self._members(where, story, after)
+
+    def _recovered(self, where: Where, before: Partition, after: Partition) -> None:
+        """Of those who may lack something, and were all asked, the most complete one leads."""
+        if after.unclean_epoch == before.unclean_epoch or after.leader not in before.last_known:
+            return
+        ends = {
+            name: (log.last_epoch, log.next_offset)
+            for name in before.last_known
+            if (log := self._brokers[name].logs.get(where)) is not None and not log.lost
+        }
+        if after.leader in ends and max(ends.values()) > ends[after.leader]:
+            self.fail(f"J-01: {after.leader} leads for want of anybody with everything, and they have {ends}")
 
     def _members(self, where: Where, story: Story, partition: Partition) -> None:
         """Who is in sync or eligible has what is committed."""
@@ -370,6 +384,8 @@ class ClusterChecks:
             self.fail(f"J-02: {name} acks {record} at {offset}, where it has {replica.log.record(offset)}")
         if story.by_leader.setdefault((offset, epoch), record) != record:
             self.fail(f"J-02: {offset} of {epoch} is acked for {record} and another")
+        if story.guarantees.synced and replica.broker.durable_end(replica.where) <= offset:
+            self.fail(f"J-03: {name} acks {offset} alone, and has it not on disk")
         now = self._world.scheduler.now
         later = next((when for other, when in story.made if other > epoch), now)
         if now > later + self._lease and epoch >= story.unclean:
