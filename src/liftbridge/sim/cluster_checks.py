@@ -147,7 +147,7 @@ class ClusterChecks:
     def _look_at_partitions(self, operation: Operation | None) -> None:
         if isinstance(operation, RegisterBroker):
             self._registered(operation)
-        elif isinstance(operation, WithdrawReplicas):
+        elif isinstance(operation, WithdrawReplicas) and operation.lost:
             for where in operation.replicas:
                 self.stories[where].doubtful.discard(operation.broker)
                 self.stories[where].robbed.discard(operation.broker)
