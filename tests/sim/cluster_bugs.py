@@ -172,13 +172,6 @@ REPLICATION = (
         "",
     ),
     _replication(
-        "admitted-before-the-epoch",
-        "who has not reached the start of the epoch is admitted",
-        "isr.py",
-        "        needed = max(basis.high_watermark + 1, basis.epoch_start)\n",
-        "        needed = basis.high_watermark + 1\n",
-    ),
-    _replication(
         "unknown-is-refused",
         "a proposal without an answer is taken for dead",
         "isr.py",
@@ -328,13 +321,6 @@ METADATA = (
         "replicas.py",
         "        if change.mode is Mode.CLEAN:\n            return Refusal.NOT_ELIGIBLE\n",
         "        if change.mode is Mode.CLEAN:\n            return None\n",
-    ),
-    _metadata(
-        "fence-of-another-run",
-        "what was meant for an earlier run of a broker is done to this one",
-        "brokers.py",
-        "        if record.epoch != operation.broker_epoch:\n",
-        "        if False:\n",
     ),
 )
 
