@@ -1,8 +1,8 @@
 """How many seeds it takes to find each planted bug.
 
 For each bug a package is put together that has the changed file, and links to all others; a process of its
-own runs seeds with it, the profiles by turns, until one finds something. Nothing is built, so most bugs
-take a second.
+own runs seeds with it, of the core alone or of whole clusters, the profiles by turns, until one finds
+something. Nothing is built, so most bugs take a second.
 
 `python tests/sim/sensitivity.py` prints a table and fails when a bug escapes; `--only NAME` plants one,
 `--seeds N` sets where to give up, `--first N` where to begin, `--table FILE` writes the table.
@@ -22,20 +22,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from simulated_bugs import BUGS, Planted
+import cluster_bugs
+import simulated_bugs
+from simulated_bugs import Planted
+
+BUGS = simulated_bugs.BUGS + cluster_bugs.BUGS
 
 PACKAGE = Path(__file__).parents[2] / "src" / "liftbridge"
 _SEARCH = """
-import json, sys
-import liftbridge.raft.core
-from liftbridge.sim.consensus import run
-from liftbridge.sim.seeds import profile_of
-first, count = int(sys.argv[1]), int(sys.argv[2])
-assert liftbridge.raft.core.__file__.startswith(sys.argv[3]), liftbridge.raft.core.__file__
-for seed in range(first, first + count):
-    result = run(seed, profile_of("consensus", seed))
+import importlib, json, sys
+from liftbridge.sim.seeds import runs
+kind, first, count, target, module = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
+found = importlib.import_module(module).__file__
+assert found.startswith(target), found
+for result in runs(kind, first, count, None):
     if result.problem:
-        print(json.dumps([seed - first + 1, result.profile, result.problem]))
+        print(json.dumps([result.seed - first + 1, result.profile, result.problem]))
         break
 """
 
@@ -54,17 +56,17 @@ class Outcome:
 def plant(bug: Planted, target: Path) -> None:
     """A package `liftbridge` in `target` with a bug in it."""
     package = target / "liftbridge"
-    (package / "raft").mkdir(parents=True)
+    (package / bug.folder).mkdir(parents=True)
     for source in PACKAGE.iterdir():
-        if source.name not in ("raft", "__pycache__"):
+        if source.name not in (bug.folder, "__pycache__"):
             (package / source.name).symlink_to(source)
-    for source in (PACKAGE / "raft").glob("*.py"):
+    for source in (PACKAGE / bug.folder).glob("*.py"):
         text = source.read_text(encoding="utf-8")
         if source.name == bug.file:
             if text.count(bug.old) != 1:
                 raise ValueError(f"{bug.name}: its old text occurs {text.count(bug.old)} times in {bug.file}")
             text = text.replace(bug.old, bug.new)
-        (package / "raft" / source.name).write_text(text, encoding="utf-8")
+        (package / bug.folder / source.name).write_text(text, encoding="utf-8")
 
 
 def search(bug: Planted, seeds: int, first: int = 0) -> Outcome:
@@ -74,7 +76,8 @@ def search(bug: Planted, seeds: int, first: int = 0) -> Outcome:
         target = Path(directory).resolve()
         plant(bug, target)
         environment = {**os.environ, "PYTHONPATH": str(target), "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [sys.executable, "-c", _SEARCH, str(first), str(seeds), str(target)]
+        module = f"liftbridge.{bug.folder}.{bug.file.removesuffix('.py')}"
+        command = [sys.executable, "-c", _SEARCH, bug.kind, str(first), str(seeds), str(target), module]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{bug.name}: {done.stderr}")
@@ -97,21 +100,35 @@ def table(outcomes: list[Outcome]) -> str:
 
 def document(outcomes: list[Outcome], first: int) -> str:
     """The file docs/simulated-bugs.md."""
-    found = sum(each.seeds is not None for each in outcomes)
+    core = [each for each in outcomes if each.bug.kind == "consensus"]
+    clusters = [each for each in outcomes if each.bug.kind == "cluster"]
     return f"""# Bugs that simulated runs find
 
 Written by `make sim-bugs`; what it does is in [CONTRIBUTING.md](../CONTRIBUTING.md#simulation).
-Of {len(outcomes)} bugs planted in the consensus core, one at a time, {found} were found. The profiles
-take turns from seed {first} on, so some bugs have to wait for the profile that can show them.
+Bugs are planted one at a time. The profiles take turns from seed {first} on, so some bugs have to wait for
+the profile that can show them.
 
-{table(outcomes)}
+## Of the consensus core
+
+{_found(core)} were found by runs of the core.
+
+{table(core)}
+
+## Of replication, metadata and the controller
+
+{_found(clusters)} were found by runs of whole clusters. The checks have the names of the invariants in
+`src/liftbridge/sim/cluster_checks.py`.
+
+{table(clusters)}
 """
 
 
+def _found(outcomes: list[Outcome]) -> str:
+    return f"{sum(each.seeds is not None for each in outcomes)} of {len(outcomes)}"
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Plant bugs in the consensus core; simulated runs must find them."
-    )
+    parser = argparse.ArgumentParser(description="Plant bugs in the cores; simulated runs must find them.")
     parser.add_argument("--only", metavar="NAME", action="append", help="only this bug; may be repeated")
     parser.add_argument("--seeds", metavar="N", type=int, default=1000, help="give up after so many (1000)")
     parser.add_argument("--first", metavar="N", type=int, default=0, help="begin with this seed (0)")

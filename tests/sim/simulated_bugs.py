@@ -11,13 +11,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Planted:
-    """`old` is replaced by `new` in a file below `src/liftbridge/raft`, where it occurs once."""
+    """`old` is replaced by `new` in a file of a folder of `src/liftbridge`, where it occurs once."""
 
     name: str
     what: str
     file: str
     old: str
     new: str
+    folder: str = "raft"
+
+    @property
+    def kind(self) -> str:
+        """Of the runs that have to find it."""
+        return "consensus" if self.folder == "raft" else "cluster"
 
 
 BUGS = (

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import pytest
 import sensitivity
-from simulated_bugs import BUGS
+from sensitivity import BUGS
 
-QUICK = ("vote-not-stored", "old-term-by-counting", "two-changes-at-once", "snapshot-acked-early")
+QUICK = (
+    "commits-alone",
+    "cut-to-the-watermark",
+    "same-epoch-again",
+    "nobody-asked",
+    "vote-not-stored",
+    "old-term-by-counting",
+    "two-changes-at-once",
+    "snapshot-acked-early",
+)
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_it_can_be_planted(bug):
-    content = (sensitivity.PACKAGE / "raft" / bug.file).read_text(encoding="utf-8")
+    content = (sensitivity.PACKAGE / bug.folder / bug.file).read_text(encoding="utf-8")
     assert content.count(bug.old) == 1
     assert bug.new != bug.old
 

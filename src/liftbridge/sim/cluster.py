@@ -32,6 +32,7 @@ from liftbridge.sim.cluster_clients import Consumer, Producer, leads
 from liftbridge.sim.cluster_faults import PROFILES, Faults
 from liftbridge.sim.cluster_machine import Decoded, MetadataMachine
 from liftbridge.sim.cluster_messages import Ack, Publish, Where
+from liftbridge.sim.cluster_replica import Replica
 from liftbridge.sim.raft_host import Host
 from liftbridge.sim.raft_watch import Watch
 from liftbridge.sim.results import Result
@@ -95,7 +96,7 @@ class Cluster:
         self.publishing = True
         self.acks = 0
         self.last_ack = 0
-        self.happened: Callable[[str, Broker], None] = _nothing
+        self.happened: Callable[[str, Replica], None] = _nothing
         self._streams = 0
         self._members = 0
         self._places: dict[NodeId, int] = {}
@@ -469,7 +470,7 @@ class _Run:
         return "; ".join(found)
 
 
-def _nothing(what: str, broker: Broker) -> None:
+def _nothing(what: str, replica: Replica) -> None:
     """No fault aims at it."""
 
 

@@ -173,7 +173,7 @@ class Broker:
 
     def told(self, what: str, replica: Replica) -> None:
         """Something has happened at which a fault may aim."""
-        self._cluster.happened(what, self)
+        self._cluster.happened(what, replica)
 
     def number_of(self, name: str) -> int:
         """The host of a broker."""
@@ -478,6 +478,7 @@ class Broker:
         for applied, epoch, sent in self._confirmed:
             if applied <= self.machine.index:
                 self.lease.confirmed(epoch, sent)
+                self.checks.leased(self)
         self._confirmed = [each for each in self._confirmed[-20:] if each[0] > self.machine.index]
 
     # -- metadata

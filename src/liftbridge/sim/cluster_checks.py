@@ -9,12 +9,13 @@ everybody who reads there.
 |---|---|
 | J-01, J-05, J-07 | `leads`, `looked`: what was exposed stays, and every leader has it |
 | J-02, J-12 | `acks`, `_exposes`: an offset is acked for one message; nothing is committed by too few |
-| J-03 | `lost_by_leaders`: what was acked by a leader alone is lost only with its leadership, or power |
+| J-03 | `lost_by_leaders`: what a leader acked alone is lost only with its leadership, or power |
+| | `fenced`, `leased`, `acks`: another is made for its silence when its lease is over |
 | J-04, J-05, J-15, J-17 | `reads` here, and the consumer, which goes on behind what it has read |
 | J-06, J-10 | `appended`: records of the same epoch and offset are the same, and so is what is before them |
 | J-08, J-09 | `kept`, and who publishes: what was acked is there, and in the order of sending |
 | J-11 | `_members`: who is in sync, or eligible, has everything that is committed, on disk if that counts |
-| J-13 | `fenced`: what is fenced changes nothing |
+| J-13 | `answered`: what is old is fenced, and what is fenced changes nothing |
 | J-14 | `cuts`: nothing exposed is cut off |
 | J-16 | `acks`: who expects an offset gets it, or nothing |
 | J-18 | the client of cursors |
@@ -32,16 +33,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from liftbridge.metadata.broker_operations import Ended, RegisterBroker, WithdrawReplicas
+from liftbridge.metadata.broker_operations import Ended, FenceBroker, RegisterBroker, WithdrawReplicas
 from liftbridge.metadata.errors import MetadataError
 from liftbridge.metadata.model import Guarantees, Partition
 from liftbridge.metadata.operations import DeleteStream, Operation
-from liftbridge.metadata.replica_operations import AlterIsr
+from liftbridge.metadata.replica_operations import AlterIsr, ChangeLeaders
 from liftbridge.metadata.state import ClusterState, Outcome
 from liftbridge.replication.follower import Follower
 from liftbridge.replication.leader import Leader
+from liftbridge.replication.messages import Accepted, Answer, Fenced, Statement
 from liftbridge.sim.disk import DAMAGED
-from liftbridge.sim.replica_log import LOG, Stored
+from liftbridge.sim.replica_log import Stored
 from liftbridge.sim.world import Violation, World
 
 if TYPE_CHECKING:
@@ -145,9 +147,11 @@ class ClusterChecks:
         self._outcomes[index] = outcome
 
     def _look_at_partitions(self, operation: Operation | None) -> None:
-        if isinstance(operation, RegisterBroker):
+        if isinstance(operation, FenceBroker):
+            self.fenced(operation.broker, operation.broker_epoch)
+        elif isinstance(operation, RegisterBroker):
             self._registered(operation)
-        elif isinstance(operation, WithdrawReplicas):
+        elif isinstance(operation, WithdrawReplicas) and operation.lost:
             for where in operation.replicas:
                 self.stories[where].doubtful.discard(operation.broker)
                 self.stories[where].robbed.discard(operation.broker)
@@ -166,6 +170,11 @@ class ClusterChecks:
                     story = self.stories[where] = Story(stream.guarantees)
                 if before is not None and isinstance(operation, AlterIsr):
                     story.losers -= set(partition.isr) - set(before.isr)
+                    missing = set(before.adding) - set(partition.isr)
+                    if missing and not partition.adding:
+                        self.fail(f"J-11: {before} has moved, and {missing} are not in sync")
+                if before is not None and isinstance(operation, ChangeLeaders):
+                    self._recovered(where, before, partition)
                 self._changed(where, story, before, partition)
 
     def _registered(self, operation: RegisterBroker) -> None:
@@ -192,6 +201,18 @@ class ClusterChecks:
                     f"J-01: an unclean election when {story.losers} lost something: {before}, now {after}"
                 )
         self._members(where, story, after)
+
+    def _recovered(self, where: Where, before: Partition, after: Partition) -> None:
+        """Of those who may lack something, and were all asked, the most complete one leads."""
+        if after.unclean_epoch == before.unclean_epoch or after.leader not in before.last_known:
+            return
+        ends = {
+            name: (log.last_epoch, log.next_offset)
+            for name in before.last_known
+            if (log := self._brokers[name].logs.get(where)) is not None and not log.lost
+        }
+        if after.leader in ends and max(ends.values()) > ends[after.leader]:
+            self.fail(f"J-01: {after.leader} leads for want of anybody with everything, and they have {ends}")
 
     def _members(self, where: Where, story: Story, partition: Partition) -> None:
         """Who is in sync or eligible has what is committed."""
@@ -262,6 +283,7 @@ class ClusterChecks:
                 f"J-10: {name} leads in epoch {leader.epoch}, and so does {story.appenders[leader.epoch]}"
             )
         story.made.append((leader.epoch, self._world.scheduler.now))
+        replica.exposed = leader.high_watermark
         log, exposed = replica.log, story.exposed
         if story.unsettled and leader.epoch >= story.unclean:
             story.given_up = story.unclean
@@ -313,6 +335,10 @@ class ClusterChecks:
         if mark >= log.next_offset:
             self.fail(f"J-15: {replica.broker.name} exposes {mark}, its log ends at {log.next_offset}")
         story = self.stories[replica.where]
+        if isinstance(role, Leader):
+            if mark < replica.exposed:
+                self.fail(f"J-07: {replica.broker.name} exposes {mark}, and has exposed {replica.exposed}")
+            replica.exposed = mark
         if mark < 0 or role.epoch < story.unclean or story.unsettled:
             return
         exposed = story.exposed
@@ -343,10 +369,39 @@ class ClusterChecks:
         if have < story.guarantees.min_isr:
             self.fail(f"J-12: {mark} is committed, and {have} replicas have it")
 
-    def fenced(self, replica: Replica, before: object, after: object) -> None:
-        """A statement was fenced: what its leader knows was this before, and that afterwards."""
-        if before != after:
-            self.fail(f"J-13: {replica.broker.name} knew {before}, and after a fenced statement {after}")
+    def answered(
+        self, replica: Replica, leader: Leader, statement: Statement, answer: Answer, before: object
+    ) -> None:
+        """A leader has answered a statement; `before`: what it knew of that follower."""
+        name, after = replica.broker.name, known(leader, statement.broker)
+        stated = (statement.broker_epoch, statement.session, statement.next_offset)
+        if isinstance(answer, Fenced):
+            if before != after:
+                self.fail(f"J-13: {name} knew {before}, and after a fenced statement {after}")
+            return
+        newest = replica.statements.get(statement.broker, (0, 0, 0))
+        if statement.leader_epoch != leader.epoch or stated[:2] < newest[:2] or stated < newest:
+            self.fail(f"J-13: {name} in {leader.epoch} takes {statement}, and had {newest}")
+        replica.statements[statement.broker] = stated if isinstance(answer, Accepted) else (*stated[:2], 0)
+        progress = leader.followers[statement.broker]
+        if isinstance(answer, Accepted) and progress.next_offset != statement.next_offset:
+            self.fail(f"J-11: {name} takes {progress.next_offset} for what {statement} says")
+
+    # -- leases
+
+    def fenced(self, name: str, epoch: int) -> None:
+        """A broker is taken for dead: its lease has to be over, unless it has asked for it."""
+        broker = self._brokers[name]
+        if broker.epoch == epoch and not broker.leaving and broker.lease.until > broker.now:
+            self.fail(f"J-03: {name} is fenced at {broker.now}, its lease lasts until {broker.lease.until}")
+
+    def leased(self, broker: Broker) -> None:
+        """A heartbeat was confirmed: nobody has taken the broker for dead before its lease ends."""
+        record = self.truth.brokers.get(broker.name)
+        if record is None or record.epoch != broker.epoch or record.alive or broker.leaving:
+            return
+        if broker.lease.until > broker.now:
+            self.fail(f"J-03: {broker.name} is fenced, and gets a lease until {broker.lease.until}")
 
     # -- what clients are told
 
@@ -370,6 +425,8 @@ class ClusterChecks:
             self.fail(f"J-02: {name} acks {record} at {offset}, where it has {replica.log.record(offset)}")
         if story.by_leader.setdefault((offset, epoch), record) != record:
             self.fail(f"J-02: {offset} of {epoch} is acked for {record} and another")
+        if story.guarantees.synced and replica.broker.durable_end(replica.where) <= offset:
+            self.fail(f"J-03: {name} acks {offset} alone, and has it not on disk")
         now = self._world.scheduler.now
         later = next((when for other, when in story.made if other > epoch), now)
         if now > later + self._lease and epoch >= story.unclean:
@@ -413,6 +470,21 @@ class ClusterChecks:
                 self.fail(f"J-03: {record}, acked at {offset} by the leader of {epoch}, is lost")
 
 
+def known(leader: Leader, name: str) -> object:
+    """What a leader knows of a follower, and is committed."""
+    progress = leader.followers.get(name)
+    if progress is None:
+        return leader.high_watermark
+    return (
+        leader.high_watermark,
+        progress.broker_epoch,
+        progress.session,
+        progress.verified,
+        progress.next_offset,
+        progress.synced_offset,
+    )
+
+
 def durable_end(records: Sequence[Any], *, torn: bool) -> int:
     """Where a log ends on the medium, by the records of its file; `torn`: whether power was lost."""
     end = next((at for at, record in enumerate(records) if record is DAMAGED), -1) if torn else -1
@@ -426,6 +498,3 @@ def _same(one: Outcome | MetadataError, other: Outcome | MetadataError) -> bool:
     if isinstance(one, MetadataError) and isinstance(other, MetadataError):
         return one.text == other.text
     return one == other
-
-
-__all__ = ["LOG", "ClusterChecks", "Story", "durable_end"]

@@ -19,17 +19,20 @@ from liftbridge.metadata.replica_operations import (
     Reassignment,
     ReassignPartitions,
 )
+from liftbridge.replication.leader import Leader
 from liftbridge.sim.cluster_messages import Where
 from liftbridge.sim.world import MILLISECOND, World
 
 if TYPE_CHECKING:
     from liftbridge.sim.cluster import Cluster
     from liftbridge.sim.cluster_broker import Broker
+    from liftbridge.sim.cluster_replica import Replica
 
 _NETWORK = (
     "isolate_leader", "isolate_controller", "isolate_one", "isolate_half", "one_way", "bridge", "weather",
     "replay", "hold", "slow_link", "cut_link", "cut_link", "cut_from_controller", "leader_and_friend",
     "stop_leader", "stop_controller", "stop_one", "skew", "burst", "burst_at_old_leader", "mend", "go_on",
+    "cut_after_proposal", "double_proposal", "narrow", "narrow",
 )  # fmt: skip
 _CRASHES = (
     "kill_leader", "kill_leader", "kill_controller", "kill_one", "kill_follower", "kill_in_turn", "kill_all",
@@ -37,7 +40,7 @@ _CRASHES = (
 )  # fmt: skip
 _POWER = (
     "power_leader", "power_leader", "power_one", "power_all", "power_in_turn", "power_after",
-    "power_followers", "slow_disk", "fast_disk", "full_disk", "power_fused",
+    "restart_before_admission", "power_followers", "slow_disk", "fast_disk", "full_disk", "power_fused",
 )  # fmt: skip
 _LEADERS = (
     "leave_one", "leave_leader", "transfer", "transfer", "withdraw", "hand_over", "campaign", "retain",
@@ -82,6 +85,7 @@ class Faults:
         self.active += [random.choice(spin) for _ in range(undo if spin else 0)]
         self._gap = random.choice((60, 150, 300, 500)) * MILLISECOND
         self._deadly: list[tuple[str, bool]] = []  # moment, with power
+        self._at_proposal: list[Callable[[Replica], None]] = []
         cluster.happened = self._happened
         if self.active:
             self._weather()
@@ -109,6 +113,7 @@ class Faults:
         """No more faults; everything that can run runs, and what was broken is mended."""
         self._on = False
         self._deadly.clear()
+        self._at_proposal.clear()
         world = self._world
         world.note("heal")
         world.network.heal()
@@ -324,6 +329,99 @@ class Faults:
                 self._later(delay * MILLISECOND, self._burst)
             self._later(self._some(1500 * MILLISECOND), self._mend_one, leader.host.number)
 
+    # ---- proposals of in-sync replicas ----
+
+    def _cut_after_proposal(self) -> None:
+        """A leader's proposal arrives, and it hears nothing more, while clients go on to publish to it."""
+
+        def cut(replica: Replica) -> None:
+            number = replica.broker.host.number
+            others = [other.host.number for other in self._all() if other is not replica.broker]
+
+            def after() -> None:
+                self._world.network.cut(others, [number])
+                for delay in (100, 450, 600):
+                    self._later(delay * MILLISECOND, self._burst)
+                self._later(self._some(2000 * MILLISECOND), self._mend_one, number)
+
+            self._later(self._some(3 * MILLISECOND), after)
+
+        self._at_proposal.append(cut)
+
+    def _double_proposal(self) -> None:
+        """A proposal, and all else for a moment, arrives twice, now and then the second first."""
+
+        def double(replica: Replica) -> None:
+            weather = self._world.network.weather
+            before = weather.double, weather.late
+            weather.double, weather.late = 1.0, 0.5
+            self._burst()
+
+            def over() -> None:
+                weather.double, weather.late = before
+
+            self._later(60 * MILLISECOND, over)
+
+        self._at_proposal.append(double)
+
+    def _restart_before_admission(self) -> None:
+        """Whoever a leader wants to admit loses power meanwhile, and is started anew before the proposal
+        arrives, which is late."""
+
+        def restart(replica: Replica) -> None:
+            assert isinstance(replica.role, Leader) and replica.role.isr.pending is not None
+            names = {name for name, _ in replica.role.isr.pending.isr} - set(replica.role.isr.committed)
+            weather = self._world.network.weather
+            before = weather.hold, weather.hold_from, weather.hold_to
+            weather.hold, weather.hold_from, weather.hold_to = 1.0, 300_000, 1_200_000
+
+            def over() -> None:
+                weather.hold, weather.hold_from, weather.hold_to = before
+                for name in sorted(names):
+                    self._cluster.brokers[name].host.lose_power()
+                    self._later(MILLISECOND, self._cluster.start, self._cluster.brokers[name])
+
+            self._later(MILLISECOND, over)
+
+        self._at_proposal.append(restart)
+
+    def _narrow(self) -> None:
+        """One follower after the other falls behind, until the leader is alone in sync; then it is left with
+        the one that has missed most, away from all others, and clients go on."""
+        where = self._where()
+        partition = self._cluster.checks.partitions[where]
+        leaders = self._cluster.leaders(where)
+        others = [self._cluster.brokers[name] for name in partition.replicas if name != partition.leader]
+        if not leaders or len(others) < 2:
+            return
+        leader = leaders[-1].host.number
+        self._random.shuffle(others)
+        stranger, eligible = others[0].host.number, others[1].host.number
+        self._world.network.heal()
+        self._both(self._world.network.cut, leader, stranger)
+        lag = 2 * leaders[-1].settings.max_lag
+        self._later(lag // 2, self._burst)
+        self._later(lag, self._both, self._world.network.cut, leader, eligible)
+        self._later(lag + lag // 4, self._burst)
+
+        def alone() -> None:
+            everybody = [broker.host.number for broker in self._all()]
+            self._both(self._world.network.mend, leader, stranger)
+            inside = [leader, stranger] if self._random.random() < 0.7 else [leader]
+            outside = [number for number in everybody if number not in inside]
+            self._world.network.cut(inside, outside)
+            self._world.network.cut(outside, inside)
+            self._world.network.mend([eligible], outside)
+            for delay in (50, 300, 800, 1200, 1600):
+                self._later(delay * MILLISECOND, self._burst)
+            self._later(2000 * MILLISECOND, self._mend)
+
+        self._later(2 * lag, alone)
+
+    def _both(self, change: Callable[[list[int], list[int]], None], one: int, other: int) -> None:
+        change([one], [other])
+        change([other], [one])
+
     # ---- crashes ----
 
     def _kill_leader(self) -> None:
@@ -382,7 +480,10 @@ class Faults:
         """Whoever does that next dies right behind it."""
         self._deadly.append((self._random.choice(_MOMENTS), False))
 
-    def _happened(self, what: str, broker: Broker) -> None:
+    def _happened(self, what: str, replica: Replica) -> None:
+        if what == "propose" and self._at_proposal:
+            self._at_proposal.pop()(replica)
+        broker = replica.broker
         for number, (moment, power) in enumerate(self._deadly):
             if moment == what:
                 del self._deadly[number]

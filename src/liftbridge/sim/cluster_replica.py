@@ -24,6 +24,7 @@ from liftbridge.replication.follower import Append, Damaged, Follower, Restart, 
 from liftbridge.replication.isr import Unknown
 from liftbridge.replication.leader import Leader
 from liftbridge.replication.messages import Data, Fence, Fenced, Statement, ToFollower
+from liftbridge.sim.cluster_checks import known
 from liftbridge.sim.cluster_messages import (
     Ack,
     Cursor,
@@ -79,6 +80,9 @@ class Replica:
         role: the machine; None when nobody leads, or while the log is being changed.
         partition: as it is in the metadata that the role was made of or told.
         epoch: leader epoch of the last role.
+        guarantees: of the stream.
+        statements, exposed: for the checks; broker epoch, session and next offset of the newest statement of
+            each follower that counted, and the high watermark of a leader.
     """
 
     def __init__(self, broker: Broker, where: Where, log: ReplicaLog, high_watermark: int) -> None:
@@ -89,6 +93,8 @@ class Replica:
         self.partition: Partition | None = None
         self.epoch = 0
         self.guarantees = Guarantees()
+        self.statements: dict[str, tuple[int, int, int]] = {}
+        self.exposed = -1
         self._high_watermark = high_watermark
         self._busy = False  # with changing the log
         self._flushing = False
@@ -168,6 +174,7 @@ class Replica:
             now=broker.now,
         )
         self.role = leader
+        self.statements = {}
         self._cursors, self._cursors_to = {}, self.log.start_offset
         broker.note("lead", self.epoch, self.log.next_offset, mark)
         broker.checks.leads(self, leader)
@@ -296,10 +303,9 @@ class Replica:
     def _answer(self, leader: Leader, statement: Statement) -> None:
         if self.role is not leader:
             return
-        before = _known(leader, statement.broker)
+        before = known(leader, statement.broker)
         answer = leader.state(statement, self.broker.now)
-        if isinstance(answer, Fenced):
-            self.broker.checks.fenced(self, before, _known(leader, statement.broker))
+        self.broker.checks.answered(self, leader, statement, answer, before)
         self._reply(statement.broker, answer, ())
         if not isinstance(answer, Fenced):
             self._commit()
@@ -434,7 +440,9 @@ class Replica:
     def received(self, message: FromLeader) -> None:
         """A leader says something."""
         link, role = self._link, self.role
-        if not isinstance(role, Follower) or link is None or message.link != link.number:
+        if not isinstance(role, Follower) or link is None:
+            return
+        if message.link != link.number and not self.broker.settings.datagrams:
             return
         if isinstance(message.message, Fenced):  # perhaps by somebody who keeps no link
             self._act(role, message)
@@ -516,18 +524,3 @@ class Replica:
                 producer = each // PRODUCER
                 self._cursors[producer] = max(each, self._cursors.get(producer, 0))
             self.broker.send(client, Cursor(fetch.number, self._cursors.get(fetch.producer, 0)))
-
-
-def _known(leader: Leader, name: str) -> object:
-    """What a leader knows of a follower, and is committed."""
-    progress = leader.followers.get(name)
-    if progress is None:
-        return leader.high_watermark
-    return (
-        leader.high_watermark,
-        progress.broker_epoch,
-        progress.session,
-        progress.verified,
-        progress.next_offset,
-        progress.synced_offset,
-    )
