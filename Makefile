@@ -10,7 +10,7 @@ PROTO := $(WITH_PATH) $(BIN)/python proto/generate.py
 PYX := $(wildcard src/liftbridge/*.pyx src/liftbridge/*/*.pyx)
 SOURCES := $(PYX) $(wildcard src/liftbridge/*.pxd src/liftbridge/*.pxi src/liftbridge/*/*.pxi src/liftbridge/*.h) setup.py pyproject.toml
 
-.PHONY: help run build dev test test-the-tests torture sim sim-bugs fuzz compatibility check proto bench bench-check bench-baseline wheel clean
+.PHONY: help run build dev test test-the-tests torture sim chaos sim-bugs fuzz compatibility check proto bench bench-check bench-baseline wheel clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test-the-tests  plant bugs in a copy; the tests must catch each (CONTRIBUTING.md)"
 	@echo "make torture kills, disk errors and losses of power under the log, for long (CONTRIBUTING.md)"
 	@echo "make sim     run clusters under simulated faults, SEEDS=10000 of them, KIND=consensus for the core alone (CONTRIBUTING.md)"
+	@echo "make chaos   real servers under faults for MINUTES=5, checked by what clients saw (CONTRIBUTING.md)"
 	@echo "make sim-bugs  plant bugs in the cores; simulated runs must find each (CONTRIBUTING.md)"
 	@echo "make compatibility  run the tests of each documented feature, write docs/compatibility.md"
 	@echo "make fuzz    feed mutated input to all that reads strangers' bytes, FUZZ_SECONDS=60 each (CONTRIBUTING.md)"
@@ -76,6 +77,10 @@ FIRST ?= 0
 KIND ?= cluster
 sim: build
 	$(BIN)/liftbridge sim $(KIND) --seed $(FIRST) --seeds $(SEEDS)
+
+MINUTES ?= 5
+chaos: $(VENV)/.test
+	$(BIN)/python tests/chaos/chaos.py --minutes $(MINUTES)
 
 sim-bugs: $(VENV)/.test
 	$(BIN)/python tests/sim/sensitivity.py --table docs/simulated-bugs.md

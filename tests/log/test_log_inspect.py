@@ -292,13 +292,20 @@ def test_a_control_batch_begins_an_epoch_and_takes_no_offset(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"count": 1, "raw": 40}, {"last_delta": 1}, {"body": write_record(0)}, {"raw": 1}]
+    "options", [{"count": 1, "raw": 40}, {"count": 1}, {"body": write_record(0)}, {"raw": 1}]
 )
 def test_a_control_batch_with_content_is_bad(tmp_path, options):
     segment_of(tmp_path, write_batch(7, attributes=layout.CONTROL, **options))
     _, items = inspect(tmp_path)
     assert [item.kind for item in of(Finding, items)] == ["torn-tail"]
     assert of(Batch, items)[0].problem
+
+
+def test_a_control_batch_may_stand_for_offsets_without_records(tmp_path):
+    segment_of(tmp_path, write_batch(7, attributes=layout.CONTROL, last_delta=5))
+    inspector, items = inspect(tmp_path)
+    assert of(Finding, items) == []
+    assert (inspector.totals.records, inspector.next_offset) == (0, 12)
 
 
 def test_an_encrypted_batch_is_checked_and_not_decoded(tmp_path):
