@@ -32,7 +32,7 @@ import trio
 
 from liftbridge.broker.controller import Controller
 from liftbridge.broker.peers import FollowLink, Key, LeadLink, LinkError, Peers
-from liftbridge.log import Log, LogError, ReceivedBatches
+from liftbridge.log import Log, LogClosedError, LogError, ReceivedBatches
 from liftbridge.metadata.broker_operations import BrokerOperation, WithdrawReplicas
 from liftbridge.metadata.brokers import BrokerState
 from liftbridge.metadata.errors import MetadataError
@@ -167,6 +167,8 @@ class Leading:
                 payload, described = read(nowait=True)
             except BlockingIOError:
                 payload, described = await trio.to_thread.run_sync(partial(read, nowait=False))
+        except LogClosedError:
+            return 0, False  # it is about to end
         except (OSError, LogError) as error:
             self._replicator.unreadable(self, error)
             return 0, False
@@ -305,16 +307,14 @@ class Following:
             action.offset,
             log.next_offset,
         )
-        try:
-            with trio.CancelScope(shield=True):
+        with _isolated(self.partition), trio.CancelScope(shield=True):
+            try:
                 await trio.to_thread.run_sync(cut, action.offset)
-        except (OSError, LogError) as error:
-            self.partition.fail(f"the log could not be cut off at offset {action.offset}: {error}")
-        else:
-            self.partition.messages_changed()
-        finally:
-            self._idle.set()
-            self._idle = None
+                self.partition.messages_changed()
+            except (OSError, LogError) as error:
+                self.partition.fail(f"the log could not be cut off at offset {action.offset}: {error}")
+        self._idle.set()
+        self._idle = None
         self._begin()
 
     @property
@@ -670,9 +670,10 @@ class Replicator:
             self._to_look_at.clear()
             proposals = []
             for leading in candidates:
-                change = leading.machine.propose(now)
-                if change is not None:
-                    proposals.append((leading, change))
+                with _isolated(leading.partition):
+                    change = leading.machine.propose(now)
+                    if change is not None:
+                        proposals.append((leading, change))
             if proposals:
                 await self._alter(proposals)
 
