@@ -102,6 +102,7 @@ def test_who_has_nothing_to_send_has_no_turn():
     assert link.next() is None
     link.offer("p")
     link.offer("p")
+    assert link.next() == ("p", 10)
     link.sent("p", 4, more=False)
     assert link.next() is None
     link.offer("p")
@@ -139,6 +140,25 @@ def test_everything_goes_and_nobody_is_left_behind(batches, window, quantum):
         if waiting:
             assert max(waiting) - min(waiting) <= 2 * (quantum + largest)
     assert link.next() is None
+
+
+def test_who_is_forgotten_in_its_turn_has_sent_all_the_same():
+    """The follower may forget a partition while a batch for it is being read, and begin with it anew."""
+    link: Link[str] = Link(100, 60)
+    for again in (False, True):
+        link.offer("a")
+        link.offer("b")
+        assert link.next() == ("a", min(60, link.credit))
+        link.withdraw("a")
+        if again:
+            link.offer("a")
+        link.sent("a", 10, more=True)
+        turn = link.next()
+        assert turn is not None
+        assert turn[0] == "b"
+        link.sent("b", 10, more=False)
+    assert link.credit == 60
+    assert link.next() == ("a", 60)
 
 
 def test_credit_is_given_back_in_few_pieces():

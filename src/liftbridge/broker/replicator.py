@@ -582,10 +582,7 @@ class Replicator:
                 link.turns.withdraw(key)
                 continue
             sent, more = await leading.send(link, min(size, READ_BYTES))
-            if self._leading.get(key) is leading:
-                link.turns.sent(key, sent, more=more)
-            else:
-                link.turns.grant(-sent)  # its turn was withdrawn meanwhile
+            link.turns.sent(key, sent, more=more)
             await trio.lowlevel.checkpoint()
 
     # -- what leaders want

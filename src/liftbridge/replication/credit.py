@@ -10,6 +10,7 @@ Invariants:
   for ever.
 - A partition that has something to send gets a turn after at most one turn of each other, or several if it
   had sent more than its share before.
+- What was sent is taken off the credit, also when its partition was withdrawn before that is told.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Link(Generic[Key]):
         self._credit = window
         self._quantum = quantum
         self._turns: deque[Key] = deque()
+        self._turn: Key | None = None  # whose turn it is, from `next` to `sent`
         self._waiting: set[Key] = set()
         self._balance: dict[Key, int] = {}
 
@@ -56,6 +58,8 @@ class Link(Generic[Key]):
     def withdraw(self, key: Key) -> None:
         """A partition has nothing to do with this link any more."""
         self._balance.pop(key, None)
+        if key == self._turn:
+            self._turn = None
         if key in self._waiting:
             self._waiting.remove(key)
             self._turns.remove(key)
@@ -72,6 +76,7 @@ class Link(Generic[Key]):
             key = self._turns[0]
             balance = self._balance.get(key, 0) + self._quantum
             if balance > 0:
+                self._turn = key
                 return key, min(balance, self._credit)
             self._balance[key] = balance
             self._turns.rotate(-1)
@@ -84,11 +89,14 @@ class Link(Generic[Key]):
                 self._balance[key] += rounds * self._quantum
 
     def sent(self, key: Key, size: int, *, more: bool) -> None:
-        """The partition whose turn it is has sent that many bytes; `more`: whether it has still more to
-        send.
+        """The partition whose turn it was has sent that many bytes; `more`: whether it has still more to
+        send. If it was withdrawn meanwhile, only what it has sent counts.
         """
-        assert self._turns[0] == key, key
         self._credit -= size
+        if self._turn is None:
+            return
+        assert self._turn == self._turns[0] == key, key
+        self._turn = None
         self._turns.popleft()
         self._waiting.remove(key)
         # Turns that it makes no use of are not saved; what it owes is.

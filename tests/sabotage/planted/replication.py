@@ -344,6 +344,14 @@ REPLICATION = (
         "        self._balance[key] = 0\n",
         _links("who_has_sent_too_much_waits_for_the_others"),
     ),
+    Bug(
+        "withdrawn-turn-goes-on",
+        "a partition that was forgotten in its turn takes the turn of another one",
+        "replication/credit.py",
+        "        if key == self._turn:\n            self._turn = None\n        if",
+        "        if",
+        _links("who_is_forgotten_in_its_turn_has_sent_all_the_same"),
+    ),
 )
 
 ELECTIONS = (
