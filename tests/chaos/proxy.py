@@ -5,8 +5,8 @@ proxy that nobody else uses. What happens to bytes depends on who sends them to 
 pair, whatever connection they are on, so a link can be cut in one direction only. Who has connected is told
 by the owner of the socket, in /proc, as all come from one address; so this needs Linux.
 
-A proxy is not a network: a cut holds bytes back as lost packets do, and gives them out when it is over, as TCP
-would send them again. A way that swallows loses them for good, so its connections are reset at the end.
+A proxy is not a network: a cut holds bytes back as lost packets do, and gives them out when it is over, as
+TCP would send them again. A way that swallows loses them for good, so its connections are reset at the end.
 """
 
 from __future__ import annotations
