@@ -362,6 +362,8 @@ class _Run:
             return
         if seconds is None:
             seconds = self.world.random.choice((1.0, 1.5, 2.0, 3.0))
+            if "narrow" in self.faults.active:
+                seconds = max(seconds, 2.5)
         self.world.scheduler.run(int(seconds * SECOND))
 
     def _failover(self) -> None:

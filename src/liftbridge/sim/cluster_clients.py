@@ -97,6 +97,8 @@ class Producer(Client):
         if not self.cluster.publishing or len(self._sent) >= self.depth:
             return
         random = self.cluster.world.random
+        if self.checks_cursor and random.random() < 0.3:
+            self._ask()
         policy = random.choice(self.policies)
         self.publish(policy, random.choice((1, 1, 1, 2, 5)) if self.depth > 1 else 1)
 

@@ -32,7 +32,7 @@ _NETWORK = (
     "isolate_leader", "isolate_controller", "isolate_one", "isolate_half", "one_way", "bridge", "weather",
     "replay", "hold", "slow_link", "cut_link", "cut_link", "cut_from_controller", "leader_and_friend",
     "stop_leader", "stop_controller", "stop_one", "skew", "burst", "burst_at_old_leader", "mend", "go_on",
-    "cut_after_proposal", "double_proposal", "narrow", "narrow",
+    "cut_after_proposal", "double_proposal", "late_proposal", "narrow", "narrow",
 )  # fmt: skip
 _CRASHES = (
     "kill_leader", "kill_leader", "kill_controller", "kill_one", "kill_follower", "kill_in_turn", "kill_all",
@@ -349,39 +349,68 @@ class Faults:
         self._at_proposal.append(cut)
 
     def _double_proposal(self) -> None:
-        """A proposal, and all else for a moment, arrives twice, now and then the second first."""
+        """A proposal, and all else for a moment, arrives twice, now and then the second first; whom it admits
+        gets what follows late."""
 
         def double(replica: Replica) -> None:
-            weather = self._world.network.weather
+            weather, network = self._world.network.weather, self._world.network
             before = weather.double, weather.late
             weather.double, weather.late = 1.0, 0.5
-            self._burst()
+            leader = replica.broker.host.number
+            slow = [broker.host.number for broker in self._admitted(replica)]
+            for number in slow:
+                network.slow(leader, number, 150 * MILLISECOND)
+            for delay in (0, 10, 20, 30):
+                self._later(delay * MILLISECOND, self._burst)
 
             def over() -> None:
                 weather.double, weather.late = before
+                for number in slow:
+                    network.slow(leader, number, 0)
 
-            self._later(60 * MILLISECOND, over)
+            self._later(80 * MILLISECOND, over)
 
         self._at_proposal.append(double)
 
+    def _admitted(self, replica: Replica) -> list[Broker]:
+        """Whom a leader is about to admit."""
+        leader = replica.role
+        assert isinstance(leader, Leader) and leader.isr.pending is not None
+        names = {name for name, _ in leader.isr.pending.isr} - set(leader.isr.committed)
+        return [self._cluster.brokers[name] for name in sorted(names)]
+
+    def _held(self, least: int, most: int, then: Callable[[], None]) -> None:
+        """What is sent in the next moment arrives late; then something happens."""
+        weather = self._world.network.weather
+        before = weather.hold, weather.hold_from, weather.hold_to
+        weather.hold, weather.hold_from, weather.hold_to = 1.0, least * MILLISECOND, most * MILLISECOND
+
+        def over() -> None:
+            weather.hold, weather.hold_from, weather.hold_to = before
+            then()
+
+        self._later(MILLISECOND, over)
+
+    def _late_proposal(self) -> None:
+        """A proposal arrives when much has changed."""
+        self._at_proposal.append(lambda replica: self._held(150, 1500, self._burst))
+
     def _restart_before_admission(self) -> None:
         """Whoever a leader wants to admit loses power meanwhile, and is started anew before the proposal
-        arrives, which is late."""
+        arrives, which is late; and does not hear from the leader."""
 
         def restart(replica: Replica) -> None:
-            assert isinstance(replica.role, Leader) and replica.role.isr.pending is not None
-            names = {name for name, _ in replica.role.isr.pending.isr} - set(replica.role.isr.committed)
-            weather = self._world.network.weather
-            before = weather.hold, weather.hold_from, weather.hold_to
-            weather.hold, weather.hold_from, weather.hold_to = 1.0, 300_000, 1_200_000
+            brokers = self._admitted(replica)
 
-            def over() -> None:
-                weather.hold, weather.hold_from, weather.hold_to = before
-                for name in sorted(names):
-                    self._cluster.brokers[name].host.lose_power()
-                    self._later(MILLISECOND, self._cluster.start, self._cluster.brokers[name])
+            def then() -> None:
+                leader = replica.broker.host.number
+                for broker in brokers:
+                    broker.host.lose_power()
+                    self._cluster.start(broker)
+                    self._both(self._world.network.cut, leader, broker.host.number)
+                    self._later(600 * MILLISECOND, self._mend_one, broker.host.number)
 
-            self._later(MILLISECOND, over)
+            self._held(150, 390, then)
 
         self._at_proposal.append(restart)
 
@@ -397,24 +426,22 @@ class Faults:
         leader = leaders[-1].host.number
         self._random.shuffle(others)
         stranger, eligible = others[0].host.number, others[1].host.number
-        self._world.network.heal()
-        self._both(self._world.network.cut, leader, stranger)
-        lag = 2 * leaders[-1].settings.max_lag
-        self._later(lag // 2, self._burst)
-        self._later(lag, self._both, self._world.network.cut, leader, eligible)
-        self._later(lag + lag // 4, self._burst)
+        network = self._world.network
+        network.heal()
+        self._both(network.cut, leader, stranger)
+        lag = leaders[-1].settings.max_lag
+        self._later(lag // 4, self._both, network.cut, leader, eligible)
+        self._later(lag // 3, self._burst)
 
         def alone() -> None:
-            everybody = [broker.host.number for broker in self._all()]
-            self._both(self._world.network.mend, leader, stranger)
+            self._both(network.mend, leader, stranger)
             inside = [leader, stranger] if self._random.random() < 0.7 else [leader]
-            outside = [number for number in everybody if number not in inside]
-            self._world.network.cut(inside, outside)
-            self._world.network.cut(outside, inside)
-            self._world.network.mend([eligible], outside)
-            for delay in (50, 300, 800, 1200, 1600):
+            outside = [broker.host.number for broker in self._all() if broker.host.number not in inside]
+            network.cut(inside, outside)
+            network.cut(outside, inside)
+            for delay in (50, 400, 800, 1100, 1300, 1500):
                 self._later(delay * MILLISECOND, self._burst)
-            self._later(2000 * MILLISECOND, self._mend)
+            self._later(1600 * MILLISECOND, self._mend)
 
         self._later(2 * lag, alone)
 
