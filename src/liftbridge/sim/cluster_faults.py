@@ -84,6 +84,7 @@ class Faults:
         undo = max(2, len(self.active) // random.choice((2, 3, 5)))
         self.active += [random.choice(spin) for _ in range(undo if spin else 0)]
         self._gap = random.choice((60, 150, 300, 500)) * MILLISECOND
+        self._quiet_until = 0  # while a fault of several steps is under way
         self._deadly: list[tuple[str, bool]] = []  # moment, with power
         self._at_proposal: list[Callable[[Replica], None]] = []
         cluster.happened = self._happened
@@ -103,10 +104,11 @@ class Faults:
         return int(self._random.random() * most)
 
     def _strike(self) -> None:
-        name = self._random.choice(self.active)
-        self._world.note("fault", name)
-        action: Callable[[], None] = getattr(self, f"_{name}")
-        action()
+        if self._world.scheduler.now >= self._quiet_until:
+            name = self._random.choice(self.active)
+            self._world.note("fault", name)
+            action: Callable[[], None] = getattr(self, f"_{name}")
+            action()
         self._later(self._some(2 * self._gap), self._strike)
 
     def heal(self) -> None:
@@ -116,7 +118,7 @@ class Faults:
         self._at_proposal.clear()
         world = self._world
         world.note("heal")
-        world.network.heal()
+        self._mend()
         weather = world.network.weather
         weather.loss = weather.double = weather.late = weather.hold = 0.0
         weather.delay_from, weather.delay_to = 200, 2_000
@@ -259,8 +261,20 @@ class Faults:
             self._later(self._some(1000 * MILLISECOND), mend)
 
     def _cut_link(self) -> None:
-        """A follower and its leader do not hear each other, and everybody hears who decides."""
-        self._cut_between(self._leader(), self._follower())
+        """A follower and its leader do not hear each other; at times only of what belongs to replication."""
+        leader, follower = self._leader(), self._follower()
+        if self._random.random() < 0.5:
+            self._cut_between(leader, follower)
+        elif leader is not None and follower is not None:
+            pair = (leader.host.number, follower.host.number)
+            self._unlink(*pair)
+            self._later(self._some(1000 * MILLISECOND), self._link, *pair)
+
+    def _unlink(self, one: int, other: int) -> None:
+        self._cluster.unlinked |= {(one, other), (other, one)}
+
+    def _link(self, one: int, other: int) -> None:
+        self._cluster.unlinked -= {(one, other), (other, one)}
 
     def _cut_from_controller(self) -> None:
         self._cut_between(self._controller(), self._leader())
@@ -275,6 +289,7 @@ class Faults:
 
     def _mend(self) -> None:
         self._world.network.heal()
+        self._cluster.unlinked.clear()
 
     def _replay(self) -> None:
         self._world.network.replay(self._random.choice((5, 30, 100)))
@@ -317,6 +332,7 @@ class Faults:
         for producer in self._cluster.producers:
             for _ in range(self._random.randint(1, 6)):
                 producer.publish(self._random.choice(producer.policies), self._random.choice((1, 3)))
+            producer.ask()
 
     def _burst_at_old_leader(self) -> None:
         """A leader is cut off from all brokers, and clients go on to publish to it."""
@@ -407,8 +423,8 @@ class Faults:
                 for broker in brokers:
                     broker.host.lose_power()
                     self._cluster.start(broker)
-                    self._both(self._world.network.cut, leader, broker.host.number)
-                    self._later(600 * MILLISECOND, self._mend_one, broker.host.number)
+                    self._unlink(leader, broker.host.number)
+                    self._later(600 * MILLISECOND, self._link, leader, broker.host.number)
 
             self._held(150, 390, then)
 
@@ -427,27 +443,27 @@ class Faults:
         self._random.shuffle(others)
         stranger, eligible = others[0].host.number, others[1].host.number
         network = self._world.network
-        network.heal()
-        self._both(network.cut, leader, stranger)
+        self._mend()
+        self._unlink(leader, stranger)
         lag = leaders[-1].settings.max_lag
-        self._later(lag // 4, self._both, network.cut, leader, eligible)
+        self._quiet_until = self._world.scheduler.now + 2 * lag + 2000 * MILLISECOND
+        self._later(lag // 4 - 8 * MILLISECOND, self._burst)
+        self._later(lag // 4, self._unlink, leader, eligible)
         self._later(lag // 3, self._burst)
 
         def alone() -> None:
-            self._both(network.mend, leader, stranger)
-            inside = [leader, stranger] if self._random.random() < 0.7 else [leader]
+            self._link(leader, stranger)
+            # A majority has to be left to the others, or nobody is made leader instead.
+            two = len(self._all()) > 4 and self._random.random() < 0.8
+            inside = [leader, stranger] if two else [leader]
             outside = [broker.host.number for broker in self._all() if broker.host.number not in inside]
             network.cut(inside, outside)
             network.cut(outside, inside)
-            for delay in (50, 400, 800, 1100, 1300, 1500):
+            for delay in (50, 400, 700, 800, 900, 1000, 1100, 1400, 1700, 1900):
                 self._later(delay * MILLISECOND, self._burst)
-            self._later(1600 * MILLISECOND, self._mend)
+            self._later(2000 * MILLISECOND, self._mend)
 
         self._later(2 * lag, alone)
-
-    def _both(self, change: Callable[[list[int], list[int]], None], one: int, other: int) -> None:
-        change([one], [other])
-        change([other], [one])
 
     # ---- crashes ----
 
