@@ -205,7 +205,9 @@ class Broker:
         """Send a message to a host, which may be its own."""
         if target == self.host.number:
             self.later(0, self._take, target, message)
-        else:
+        elif not isinstance(message, ToLeader | FromLeader) or (
+            (self.host.number, target) not in self._cluster.unlinked
+        ):
             self._world.network.send(self.host.number, target, message)
 
     def later(self, delay: int, action: Callable[..., None], *arguments: Any) -> None:
