@@ -78,7 +78,6 @@ class Cluster:
         first_incarnations: of the processes that the metadata begin with.
         producers, consumers: the clients.
         publishing: whether producers begin new messages.
-        unlinked: pairs of hosts, one of which sends the other nothing that belongs to replication.
         acks: messages that were acked; `last_ack` when, `longest` the longest time without, since `measure`.
         happened: called when something has happened that a fault may aim at.
     """
@@ -95,7 +94,6 @@ class Cluster:
         self.producers: list[Producer] = []
         self.consumers: list[Consumer] = []
         self.publishing = True
-        self.unlinked: set[tuple[int, int]] = set()
         self.acks = 0
         self.last_ack = 0
         self.happened: Callable[[str, Replica], None] = _nothing
@@ -311,7 +309,7 @@ class _Run:
         self.profile = profile
         self.gap = 0
         quiet = profile == "failover"
-        brokers = 3 if quiet else random.choice((3, 3, 3, 4, 5, 5))
+        brokers = 3 if quiet else random.choice((3, 3, 3, 4, 5))
         factor = 3 if quiet else random.choice((2, 3, 3, 3))
         datagrams = not quiet and random.random() < 0.3
         settings = Settings(
@@ -321,7 +319,6 @@ class _Run:
             datagrams=datagrams,
             knows_boot=random.random() < 0.7,
             reaction=random.choice((500, 3_000, 3_000, 60_000)) if not quiet else 3_000,
-            max_lag=400_000 if quiet else random.choice((150_000, 400_000, 400_000)),
         )
         power = profile in ("power", "disks", "everything")
         self.cluster = Cluster(world, settings, brokers=brokers, power=power)
@@ -365,8 +362,6 @@ class _Run:
             return
         if seconds is None:
             seconds = self.world.random.choice((1.0, 1.5, 2.0, 3.0))
-            if "narrow" in self.faults.active:
-                seconds = max(seconds, 3.0)
         self.world.scheduler.run(int(seconds * SECOND))
 
     def _failover(self) -> None:

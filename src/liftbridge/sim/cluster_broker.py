@@ -205,9 +205,7 @@ class Broker:
         """Send a message to a host, which may be its own."""
         if target == self.host.number:
             self.later(0, self._take, target, message)
-        elif not isinstance(message, ToLeader | FromLeader) or (
-            (self.host.number, target) not in self._cluster.unlinked
-        ):
+        else:
             self._world.network.send(self.host.number, target, message)
 
     def later(self, delay: int, action: Callable[..., None], *arguments: Any) -> None:

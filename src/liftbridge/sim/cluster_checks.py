@@ -18,7 +18,7 @@ everybody who reads there.
 | J-13 | `answered`: what is old is fenced, and what is fenced changes nothing |
 | J-14 | `cuts`: nothing exposed is cut off |
 | J-16 | `acks`: who expects an offset gets it, or nothing |
-| J-18 | `newest`, and the client of cursors |
+| J-18 | the client of cursors |
 | J-19 | `_groups`: a partition belongs to one member at most |
 | J-20 | `entry`, `agreed`: an operation has the same outcome on every broker |
 | J-21, J-22 | the run (`cluster.py`) |
@@ -168,10 +168,6 @@ class ClusterChecks:
                 story = self.stories.get(where)
                 if story is None:
                     story = self.stories[where] = Story(stream.guarantees)
-                if before is not None:
-                    new = set(partition.replicas) - set(before.replicas)
-                    if not new <= {*partition.adding, *partition.isr}:
-                        self.fail(f"J-11: {partition} has got {new}, which are not in sync")
                 if before is not None and isinstance(operation, AlterIsr):
                     story.losers -= set(partition.isr) - set(before.isr)
                     missing = set(before.adding) - set(partition.isr)
@@ -435,21 +431,6 @@ class ClusterChecks:
         later = next((when for other, when in story.made if other > epoch), now)
         if now > later + self._lease and epoch >= story.unclean:
             self.fail(f"J-03: {name} acks alone in epoch {epoch}, {now - later} us after another led")
-
-    def committed(self, where: Where) -> int:
-        """How much of a partition is committed."""
-        return len(self.stories[where].exposed)
-
-    def newest(self, replica: Replica, committed: int) -> None:
-        """A leader answers what must not be old: it has to know of what was committed at the question."""
-        role, story = replica.role, self.stories[replica.where]
-        assert role is not None
-        if role.epoch < story.unclean or story.unsettled:
-            return
-        if role.high_watermark + 1 < min(committed, len(story.exposed)):
-            self.fail(
-                f"J-18: {replica.broker.name} answers up to {role.high_watermark}, {committed} were there"
-            )
 
     def read(self, replica: Replica, start: int, records: list[tuple[int, int]]) -> None:
         """Somebody is given what is committed, from an offset on."""

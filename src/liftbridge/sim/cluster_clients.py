@@ -97,8 +97,6 @@ class Producer(Client):
         if not self.cluster.publishing or len(self._sent) >= self.depth:
             return
         random = self.cluster.world.random
-        if random.random() < 0.3:
-            self.ask()
         policy = random.choice(self.policies)
         self.publish(policy, random.choice((1, 1, 1, 2, 5)) if self.depth > 1 else 1)
 
@@ -155,13 +153,14 @@ class Producer(Client):
         if message.offset <= after:
             self.cluster.checks.fail(f"J-09: {message.offset} was sent after {after} was acked")
         self._acked_to = max(self._acked_to, message.offset)
-        self._floor = max(self._floor, publish.records[-1])
-        self.ask()
+        if self.checks_cursor:
+            self._floor = max(self._floor, publish.records[-1])
+            self._ask()
 
-    def ask(self) -> None:
-        """Ask somebody who takes itself for the leader for the newest record, as for a cursor."""
+    def _ask(self) -> None:
+        """Ask somebody who takes itself for the leader for the newest record."""
         leaders = self.cluster.leaders(self.where)
-        if not leaders or not self.checks_cursor:
+        if not leaders:
             return
         number = self.request()
         story = self.cluster.checks.stories[self.where]

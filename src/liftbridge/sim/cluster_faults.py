@@ -32,7 +32,7 @@ _NETWORK = (
     "isolate_leader", "isolate_controller", "isolate_one", "isolate_half", "one_way", "bridge", "weather",
     "replay", "hold", "slow_link", "cut_link", "cut_link", "cut_from_controller", "leader_and_friend",
     "stop_leader", "stop_controller", "stop_one", "skew", "burst", "burst_at_old_leader", "mend", "go_on",
-    "cut_after_proposal", "double_proposal", "late_proposal", "narrow", "narrow",
+    "cut_after_proposal", "double_proposal", "narrow", "narrow",
 )  # fmt: skip
 _CRASHES = (
     "kill_leader", "kill_leader", "kill_controller", "kill_one", "kill_follower", "kill_in_turn", "kill_all",
@@ -84,7 +84,6 @@ class Faults:
         undo = max(2, len(self.active) // random.choice((2, 3, 5)))
         self.active += [random.choice(spin) for _ in range(undo if spin else 0)]
         self._gap = random.choice((60, 150, 300, 500)) * MILLISECOND
-        self._quiet_until = 0  # while a fault of several steps is under way
         self._deadly: list[tuple[str, bool]] = []  # moment, with power
         self._at_proposal: list[Callable[[Replica], None]] = []
         cluster.happened = self._happened
@@ -104,11 +103,10 @@ class Faults:
         return int(self._random.random() * most)
 
     def _strike(self) -> None:
-        if self._world.scheduler.now >= self._quiet_until:
-            name = self._random.choice(self.active)
-            self._world.note("fault", name)
-            action: Callable[[], None] = getattr(self, f"_{name}")
-            action()
+        name = self._random.choice(self.active)
+        self._world.note("fault", name)
+        action: Callable[[], None] = getattr(self, f"_{name}")
+        action()
         self._later(self._some(2 * self._gap), self._strike)
 
     def heal(self) -> None:
@@ -118,7 +116,7 @@ class Faults:
         self._at_proposal.clear()
         world = self._world
         world.note("heal")
-        self._mend()
+        world.network.heal()
         weather = world.network.weather
         weather.loss = weather.double = weather.late = weather.hold = 0.0
         weather.delay_from, weather.delay_to = 200, 2_000
@@ -261,20 +259,8 @@ class Faults:
             self._later(self._some(1000 * MILLISECOND), mend)
 
     def _cut_link(self) -> None:
-        """A follower and its leader do not hear each other; at times only of what belongs to replication."""
-        leader, follower = self._leader(), self._follower()
-        if self._random.random() < 0.5:
-            self._cut_between(leader, follower)
-        elif leader is not None and follower is not None:
-            pair = (leader.host.number, follower.host.number)
-            self._unlink(*pair)
-            self._later(self._some(1000 * MILLISECOND), self._link, *pair)
-
-    def _unlink(self, one: int, other: int) -> None:
-        self._cluster.unlinked |= {(one, other), (other, one)}
-
-    def _link(self, one: int, other: int) -> None:
-        self._cluster.unlinked -= {(one, other), (other, one)}
+        """A follower and its leader do not hear each other, and everybody hears who decides."""
+        self._cut_between(self._leader(), self._follower())
 
     def _cut_from_controller(self) -> None:
         self._cut_between(self._controller(), self._leader())
@@ -289,7 +275,6 @@ class Faults:
 
     def _mend(self) -> None:
         self._world.network.heal()
-        self._cluster.unlinked.clear()
 
     def _replay(self) -> None:
         self._world.network.replay(self._random.choice((5, 30, 100)))
@@ -332,7 +317,6 @@ class Faults:
         for producer in self._cluster.producers:
             for _ in range(self._random.randint(1, 6)):
                 producer.publish(self._random.choice(producer.policies), self._random.choice((1, 3)))
-            producer.ask()
 
     def _burst_at_old_leader(self) -> None:
         """A leader is cut off from all brokers, and clients go on to publish to it."""
@@ -365,68 +349,39 @@ class Faults:
         self._at_proposal.append(cut)
 
     def _double_proposal(self) -> None:
-        """A proposal, and all else for a moment, arrives twice, now and then the second first; whom it admits
-        gets what follows late."""
+        """A proposal, and all else for a moment, arrives twice, now and then the second first."""
 
         def double(replica: Replica) -> None:
-            weather, network = self._world.network.weather, self._world.network
+            weather = self._world.network.weather
             before = weather.double, weather.late
             weather.double, weather.late = 1.0, 0.5
-            leader = replica.broker.host.number
-            slow = [broker.host.number for broker in self._admitted(replica)]
-            for number in slow:
-                network.slow(leader, number, 150 * MILLISECOND)
-            for delay in (0, 10, 20, 30):
-                self._later(delay * MILLISECOND, self._burst)
+            self._burst()
 
             def over() -> None:
                 weather.double, weather.late = before
-                for number in slow:
-                    network.slow(leader, number, 0)
 
-            self._later(80 * MILLISECOND, over)
+            self._later(60 * MILLISECOND, over)
 
         self._at_proposal.append(double)
 
-    def _admitted(self, replica: Replica) -> list[Broker]:
-        """Whom a leader is about to admit."""
-        leader = replica.role
-        assert isinstance(leader, Leader) and leader.isr.pending is not None
-        names = {name for name, _ in leader.isr.pending.isr} - set(leader.isr.committed)
-        return [self._cluster.brokers[name] for name in sorted(names)]
-
-    def _held(self, least: int, most: int, then: Callable[[], None]) -> None:
-        """What is sent in the next moment arrives late; then something happens."""
-        weather = self._world.network.weather
-        before = weather.hold, weather.hold_from, weather.hold_to
-        weather.hold, weather.hold_from, weather.hold_to = 1.0, least * MILLISECOND, most * MILLISECOND
-
-        def over() -> None:
-            weather.hold, weather.hold_from, weather.hold_to = before
-            then()
-
-        self._later(MILLISECOND, over)
-
-    def _late_proposal(self) -> None:
-        """A proposal arrives when much has changed."""
-        self._at_proposal.append(lambda replica: self._held(150, 1500, self._burst))
-
     def _restart_before_admission(self) -> None:
         """Whoever a leader wants to admit loses power meanwhile, and is started anew before the proposal
-        arrives, which is late; and does not hear from the leader."""
+        arrives, which is late."""
 
         def restart(replica: Replica) -> None:
-            brokers = self._admitted(replica)
+            assert isinstance(replica.role, Leader) and replica.role.isr.pending is not None
+            names = {name for name, _ in replica.role.isr.pending.isr} - set(replica.role.isr.committed)
+            weather = self._world.network.weather
+            before = weather.hold, weather.hold_from, weather.hold_to
+            weather.hold, weather.hold_from, weather.hold_to = 1.0, 300_000, 1_200_000
 
-            def then() -> None:
-                leader = replica.broker.host.number
-                for broker in brokers:
-                    broker.host.lose_power()
-                    self._cluster.start(broker)
-                    self._unlink(leader, broker.host.number)
-                    self._later(600 * MILLISECOND, self._link, leader, broker.host.number)
+            def over() -> None:
+                weather.hold, weather.hold_from, weather.hold_to = before
+                for name in sorted(names):
+                    self._cluster.brokers[name].host.lose_power()
+                    self._later(MILLISECOND, self._cluster.start, self._cluster.brokers[name])
 
-            self._held(150, 390, then)
+            self._later(MILLISECOND, over)
 
         self._at_proposal.append(restart)
 
@@ -442,28 +397,30 @@ class Faults:
         leader = leaders[-1].host.number
         self._random.shuffle(others)
         stranger, eligible = others[0].host.number, others[1].host.number
-        network = self._world.network
-        self._mend()
-        self._unlink(leader, stranger)
-        lag = leaders[-1].settings.max_lag
-        self._quiet_until = self._world.scheduler.now + 2 * lag + 2000 * MILLISECOND
-        self._later(lag // 4 - 8 * MILLISECOND, self._burst)
-        self._later(lag // 4, self._unlink, leader, eligible)
-        self._later(lag // 3, self._burst)
+        self._world.network.heal()
+        self._both(self._world.network.cut, leader, stranger)
+        lag = 2 * leaders[-1].settings.max_lag
+        self._later(lag // 2, self._burst)
+        self._later(lag, self._both, self._world.network.cut, leader, eligible)
+        self._later(lag + lag // 4, self._burst)
 
         def alone() -> None:
-            self._link(leader, stranger)
-            # A majority has to be left to the others, or nobody is made leader instead.
-            two = len(self._all()) > 4 and self._random.random() < 0.8
-            inside = [leader, stranger] if two else [leader]
-            outside = [broker.host.number for broker in self._all() if broker.host.number not in inside]
-            network.cut(inside, outside)
-            network.cut(outside, inside)
-            for delay in (50, 400, 700, 800, 900, 1000, 1100, 1400, 1700, 1900):
+            everybody = [broker.host.number for broker in self._all()]
+            self._both(self._world.network.mend, leader, stranger)
+            inside = [leader, stranger] if self._random.random() < 0.7 else [leader]
+            outside = [number for number in everybody if number not in inside]
+            self._world.network.cut(inside, outside)
+            self._world.network.cut(outside, inside)
+            self._world.network.mend([eligible], outside)
+            for delay in (50, 300, 800, 1200, 1600):
                 self._later(delay * MILLISECOND, self._burst)
             self._later(2000 * MILLISECOND, self._mend)
 
         self._later(2 * lag, alone)
+
+    def _both(self, change: Callable[[list[int], list[int]], None], one: int, other: int) -> None:
+        change([one], [other])
+        change([other], [one])
 
     # ---- crashes ----
 

@@ -105,8 +105,7 @@ class Replica:
         self._by_all: deque[_Waiting] = deque()
         self._cursors: dict[int, int] = {}
         self._cursors_to = 0
-        # When, of whom, what, and how much was committed then, which only the checks know.
-        self._questions: deque[tuple[int, int, FetchCursor, int]] = deque(maxlen=_QUESTIONS)
+        self._questions: deque[tuple[int, int, FetchCursor]] = deque(maxlen=_QUESTIONS)  # when, client, what
 
     # -- roles
 
@@ -513,14 +512,12 @@ class Replica:
     def cursor(self, client: int, fetch: FetchCursor) -> None:
         """A client wants the newest record of a producer: when it is certain that nobody else led then."""
         if isinstance(self.role, Leader):
-            committed = self.broker.checks.committed(self.where)
-            self._questions.append((self.broker.now, client, fetch, committed))
+            self._questions.append((self.broker.now, client, fetch))
 
     def _answer_questions(self, leader: Leader) -> None:
         questions, log = self._questions, self.log
         while questions and leader.alone(self.broker.lease, questions[0][0], self.broker.now):
-            _, client, fetch, committed = questions.popleft()
-            self.broker.checks.newest(self, committed)
+            _, client, fetch = questions.popleft()
             start = max(self._cursors_to, log.start_offset)
             self._cursors_to = max(start, leader.high_watermark + 1)
             for _, each in log.records(start, self._cursors_to):
